@@ -1,0 +1,5 @@
+"""Score networks and the conversions between v, noise, x_0 and score."""
+
+from mfcdm.networks.score_network import ScoreNetwork, as_score
+
+__all__ = ["ScoreNetwork", "as_score"]

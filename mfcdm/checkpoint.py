@@ -1,0 +1,276 @@
+"""Checkpoints: folders that are whole or absent, hold no pickle, and rebuild a model without running anything foreign.
+
+step-00001000/
+  network.safetensors    averaged (EMA) weights, ready to sample from
+  training.safetensors   current weights and the optimizer's state, to go on from
+  state.json             format_version, step, normalisation, optimizer's numbers
+  config.yaml            the resolved configuration of the run
+last -> step-00001000
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mfcdm.branching import Renoise
+from mfcdm.build import build
+from mfcdm.datasets.clouds import Normalization
+from mfcdm.networks import ScoreNetwork
+from mfcdm.sde import SDE
+from mfcdm.subdivision import Subdivision
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read back from a checkpoint.
+
+    Args:
+        network: with averaged (EMA) weights, in evaluation mode.
+        sde: the forward process.
+        subdivision: the levels.
+        branching: between levels.
+        normalization: (mean, std) of the data's coordinates.
+        config: the run's resolved configuration.
+        step: optimizer steps made.
+        categories: names of the classes, where known.
+    """
+
+    network: nn.Module
+    sde: SDE
+    subdivision: Subdivision
+    branching: Renoise
+    normalization: Normalization
+    config: dict[str, Any]
+    step: int
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training needs beyond the model to go on exactly.
+
+    Args:
+        tensors: current weights and optimizer state by name.
+        numbers: anything that fits JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+
+def save(
+    folder: str | Path,
+    *,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    normalization: Normalization,
+    step: int,
+    training: TrainingState | None = None,
+    categories: tuple[str, ...] = (),
+) -> Path:
+    """Write a checkpoint, whole or not at all.
+
+    Everything goes to a folder beside it first, is flushed to the disk, and is then renamed.
+
+    Args:
+        folder: of the checkpoint; one that exists is replaced.
+        weights: averaged weights of the network, by name.
+        config: resolved configuration with the keys network, sde, subdivision and branching.
+        normalization: of the data.
+        step: optimizer steps made.
+        training: to resume from; without it the checkpoint can only be sampled.
+        categories: names of the classes.
+
+    Returns:
+        the folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.parent / f".writing-{folder.name}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        save_file(_plain(weights), scratch / "network.safetensors")
+        if training is not None:
+            save_file(_plain(training.tensors), scratch / "training.safetensors")
+        state = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "mean": normalization.mean.tolist(),
+            "std": float(normalization.std),
+            "categories": list(categories),
+            "training": None if training is None else training.numbers,
+        }
+        (scratch / "state.json").write_text(json.dumps(state, indent=1))
+        (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        for path in (*scratch.iterdir(), scratch):
+            _flush(path)
+        if folder.exists():
+            # rename() replaces no folder that holds files; the old one steps aside under a name nobody reads.
+            aside = folder.parent / f".old-{folder.name}-{os.getpid()}"
+            folder.rename(aside)
+            scratch.rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    _flush(folder.parent)
+    return folder
+
+
+def point_last_at(folder: Path) -> None:
+    """Make `last`, beside the checkpoint, a link to it; a reader sees the old one or the new one, never none."""
+    link, scratch = folder.parent / "last", folder.parent / f".last-{os.getpid()}"
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(folder.name, target_is_directory=True)
+    scratch.replace(link)
+    _flush(folder.parent)
+
+
+def newest(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint in a run's `checkpoints` folder, or None; unfinished ones have other names."""
+    whole = [path for path in Path(folder).glob("step-*") if (path / "state.json").is_file()]
+    return max(whole, key=lambda path: path.name, default=None)
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool = False) -> Checkpoint:
+    """Read a model back. Nothing is unpickled, and only classes of mfcdm are built.
+
+    Args:
+        folder: of the checkpoint.
+        device: for the network.
+        trust: also build classes from outside mfcdm that the configuration names.
+
+    Returns:
+        the model, with averaged weights and in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if a file is damaged, of another format, refused, or does not fit the configuration.
+    """
+    folder = Path(folder)
+    state, config = read_state(folder), _read_config(folder)
+    network_type = nn.Module if trust else ScoreNetwork
+    sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
+    network = build(config["network"], network_type, trust=trust)
+    load_weights(network, read_tensors(folder / "network.safetensors"), folder)
+    return Checkpoint(
+        network=network.to(device).eval(),
+        sde=sde,
+        subdivision=build(config["subdivision"], Subdivision, trust=trust, sde=sde),
+        branching=build(config["branching"], Renoise, trust=trust),
+        normalization=Normalization(torch.tensor(state["mean"]), torch.tensor(state["std"])),
+        config=config,
+        step=state["step"],
+        categories=tuple(state["categories"]),
+    )
+
+
+def load_training(folder: Path) -> TrainingState:
+    """Read what `save` was given as `training`.
+
+    Raises:
+        FileNotFoundError: if the checkpoint was saved without it.
+        ValueError: if a file is damaged.
+    """
+    numbers = read_state(folder)["training"]
+    if numbers is None:
+        raise FileNotFoundError(f"{folder} holds a model to sample from, but no training state to resume")
+    return TrainingState(read_tensors(folder / "training.safetensors"), numbers)
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Copy weights into a network.
+
+    Raises:
+        ValueError: if names or shapes differ.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the weights in {source} do not fit its configuration: {reason}") from error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read and check state.json."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a checkpoint folder")
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not a checkpoint: it has no state.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        version = state.get("format_version") if isinstance(state, dict) else None
+        raise ValueError(f"{path} has format_version {version!r}; this version reads {FORMAT_VERSION}")
+    checks = {"step": int, "mean": list, "std": float, "categories": list}
+    for key, kind in checks.items():
+        if not isinstance(state.get(key), kind):
+            raise ValueError(f"{path} is damaged: {key} is {state.get(key)!r}")
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is not a whole checkpoint: it has no {path.name}")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not a whole checkpoint: it has no config.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    parts = ("sde", "network", "subdivision", "branching")
+    missing = [key for key in parts if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return config
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU and contiguous, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

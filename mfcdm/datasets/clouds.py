@@ -1,0 +1,163 @@
+"""Clouds in memory, of one or of mixed cardinality, and their normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Scheme = Literal["global", "per_shape", "box"]
+SCHEMES: tuple[Scheme, ...] = ("global", "per_shape", "box")
+
+
+class CloudDataset(Protocol):
+    """What every data set here is: items {"x": (N_i, D) float tensor, "label": int}; the label may be missing."""
+
+    def __len__(self) -> int: ...  # noqa: D105
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...  # noqa: D105
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """A set of clouds, padded to one shape.
+
+    Args:
+        x: (S, N, D) floating, 0 on padding.
+        lengths: (S,) int64 points that each cloud owns, None where all own N.
+        labels: (S,) int64 classes, or None.
+        categories: names of the classes, where known.
+    """
+
+    x: Tensor
+    lengths: Tensor | None = None
+    labels: Tensor | None = None
+    categories: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: CloudDataset) -> Clouds:
+        """Read a whole data set.
+
+        Raises:
+            ValueError: if it is empty, or a cloud is empty, not (N, D), not finite, or of another dimension.
+        """
+        items = [dataset[index] for index in range(len(dataset))]
+        points = [torch.as_tensor(item["x"]) for item in items]
+        labels = [item.get("label") for item in items]
+        return cls.join(
+            points,
+            labels=None if any(label is None for label in labels) else torch.tensor(labels, dtype=torch.int64),
+            categories=tuple(getattr(dataset, "categories", ())),
+        )
+
+    @classmethod
+    def join(cls, points: Sequence[Tensor], labels: Tensor | None = None, categories: tuple[str, ...] = ()) -> Clouds:
+        """Pad clouds (N_i, D) to one shape.
+
+        Raises:
+            ValueError: if there is no cloud, or one is empty, not (N, D), not finite, or of another dimension.
+        """
+        if not points:
+            raise ValueError("at least one cloud is needed, got none")
+        dim = points[0].shape[-1] if points[0].ndim == 2 else None
+        for index, cloud in enumerate(points):
+            if cloud.ndim != 2 or 0 in cloud.shape:
+                raise ValueError(f"cloud {index} must be (N, D) with N and D >= 1, got {tuple(cloud.shape)}")
+            if cloud.shape[1] != dim:
+                raise ValueError(f"cloud {index} has dimension {cloud.shape[1]}, the ones before it {dim}")
+            if not bool(cloud.isfinite().all()):
+                bad = int((~cloud.isfinite().all(dim=1)).sum())
+                raise ValueError(f"cloud {index} has {bad} points with NaN or infinite coordinates")
+        lengths = torch.tensor([len(cloud) for cloud in points])
+        x = torch.nn.utils.rnn.pad_sequence([cloud.float() for cloud in points], batch_first=True)
+        return cls(x, None if bool((lengths == lengths[0]).all()) else lengths, labels, categories)
+
+    def __len__(self) -> int:
+        """Number of clouds."""
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> Clouds:
+        """Some of the clouds."""
+        lengths = None if self.lengths is None else self.lengths[index]
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, x=self.x[index], lengths=lengths, labels=labels)
+
+    def points(self) -> list[Tensor]:
+        """The clouds one by one, (N_i, D), without padding."""
+        if self.lengths is None:
+            return list(self.x)
+        return [x[:length] for x, length in zip(self.x, self.lengths.tolist(), strict=True)]
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """(index, points) of the cloud with the fewest points."""
+        if self.lengths is None:
+            return 0, self.x.shape[1]
+        index = int(self.lengths.argmin())
+        return index, int(self.lengths[index])
+
+
+class Normalization(NamedTuple):
+    """Affine map between the data's coordinates and the network's: normalised = (x - mean) / std.
+
+    Args:
+        mean: (D,).
+        std: scalar tensor, one for all axes, so that shapes are not distorted.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def fit(cls, clouds: Clouds) -> Normalization:
+        """One mean and one standard deviation over all points of all clouds.
+
+        Raises:
+            ValueError: if all points coincide.
+        """
+        points = torch.cat(clouds.points()).double()
+        mean = points.mean(dim=0)
+        std = (points - mean).square().mean().sqrt()
+        if not float(std) > 0:
+            raise ValueError(f"all {len(points)} points coincide at {mean.tolist()}, so they cannot be normalised")
+        return cls(mean.float(), std.float())
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Data to normalised coordinates, (..., D)."""
+        return (x - self.mean.to(x)) / self.std.to(x)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Normalised to data coordinates, (..., D)."""
+        return x * self.std.to(x) + self.mean.to(x)
+
+
+def rescaled(clouds: Clouds, scheme: Scheme) -> Clouds:
+    """Bring each cloud to a common place and size first, where a scheme asks for it.
+
+    "global": nothing. "per_shape": mean 0 and standard deviation 1 for each cloud. "box": centred on the bounding box,
+    longest side 1, for each cloud. What is lost by the last two, each cloud's own place and size, is not learned.
+
+    Raises:
+        ValueError: if the scheme is unknown, or a cloud's points coincide under the last two.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"normalization must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if scheme == "global":
+        return clouds
+    done = []
+    for index, x in enumerate(clouds.points()):
+        if scheme == "per_shape":
+            center = x.mean(dim=0)
+            size = (x - center).square().mean().sqrt()
+        else:
+            low, high = x.aminmax(dim=0)
+            center, size = (low + high) / 2, (high - low).max()
+        if not float(size) > 0:
+            raise ValueError(
+                f"the {len(x)} points of cloud {index} coincide, so normalization={scheme!r} cannot scale it"
+            )
+        done.append((x - center) / size)
+    return Clouds.join(done, clouds.labels, clouds.categories)

@@ -1,0 +1,205 @@
+"""Generation level by level: few particles from noise, branching, more particles to data."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mfcdm.networks import as_score
+from mfcdm.randomness import Generators, cloud_generators, random_subset
+from mfcdm.samplers import Sampler, Score
+from mfcdm.sde import SDE
+from mfcdm.subdivision import Subdivision
+
+Progress = Callable[[int, int], None]  # (score evaluations' steps done, steps in all)
+
+
+class Branching(Protocol):
+    """A rule that turns few particles into many; see `mfcdm.branching`."""
+
+    def pushed_time(self, t: float, sde: SDE) -> float:
+        """The time that `branch` moves particles of time t to."""
+
+    def branch(
+        self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None
+    ) -> tuple[Tensor, float]:
+        """Particles (B, num_particles, D) and their time."""
+
+
+def generate(
+    network: nn.Module,
+    sde: SDE,
+    sampler: Sampler,
+    subdivision: Subdivision,
+    branching: Branching,
+    *,
+    num_clouds: int,
+    num_particles: int,
+    label: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    first_index: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw clouds of any cardinality from a trained network, in its normalised coordinates.
+
+    Cloud b depends on (seed, first_index + b) alone, not on the batch that it is made in, to float tolerance.
+
+    Args:
+        network: a `ScoreNetwork`, or any module with its signature and an attribute `dim`.
+        sde: the forward process that it was trained with.
+        sampler: runs each level; its num_steps are shared out over the levels.
+        subdivision: the levels, adapted by `Subdivision.for_cardinality` to num_particles.
+        branching: between levels.
+        num_clouds: B.
+        num_particles: N, any number >= 1.
+        label: (B,) int64 classes, or None.
+        seed: >= 0.
+        batch_size: clouds made together.
+        first_index: index of the first cloud.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        (B, N, D) on the network's device, in its dtype.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        FloatingPointError: if particles become non-finite.
+    """
+    if label is not None and label.shape != (num_clouds,):
+        raise ValueError(f"labels must be ({num_clouds},), one a cloud, got {tuple(label.shape)}")
+    weight = next(network.parameters())
+    if num_clouds < 1 or batch_size < 1:
+        raise ValueError(f"num_clouds and batch_size must be >= 1, got {num_clouds} and {batch_size}")
+    steps_a_batch = sampler.num_steps
+    num_batches = -(-num_clouds // batch_size)
+    done = []
+    with _evaluating(network):
+        for batch, start in enumerate(range(0, num_clouds, batch_size)):
+            stop = min(start + batch_size, num_clouds)
+            some = None if label is None else label[start:stop].to(weight.device)
+
+            def advance(step: int, batch: int = batch) -> None:
+                if progress is not None:
+                    progress(batch * steps_a_batch + step, num_batches * steps_a_batch)
+
+            done.append(
+                generate_from_score(
+                    as_score(network, sde, some),
+                    sde,
+                    sampler,
+                    subdivision,
+                    branching,
+                    dim=network.dim,  # type: ignore[arg-type]
+                    num_clouds=stop - start,
+                    num_particles=num_particles,
+                    generator=cloud_generators(seed, range(first_index + start, first_index + stop)),
+                    dtype=weight.dtype,
+                    device=weight.device,
+                    advance=advance,
+                )
+            )
+    return torch.cat(done)
+
+
+@torch.no_grad()
+def generate_from_score(
+    score: Score,
+    sde: SDE,
+    sampler: Sampler,
+    subdivision: Subdivision,
+    branching: Branching,
+    *,
+    dim: int,
+    num_clouds: int,
+    num_particles: int,
+    generator: Generators = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Draw one batch of clouds from any score, for instance an exact law's; arguments as in `generate`.
+
+    Args:
+        score: score(x, t, lengths=None) -> (B, N, D).
+        sde: the forward process.
+        sampler: runs each level.
+        subdivision: the levels.
+        branching: between levels.
+        dim: D.
+        num_clouds: B.
+        num_particles: N, any number >= 1.
+        generator: one for the batch, or one a cloud.
+        dtype: of the particles.
+        device: of the particles.
+        advance: called with the number of steps done.
+
+    Returns:
+        (B, N, D).
+    """
+    levels = subdivision.for_cardinality(num_particles, sde)
+    starts = [1.0, *(branching.pushed_time(t, sde) for t in levels.times[1:])]
+    grows = [False, *(b > a for a, b in zip(levels.cardinalities[:-1], levels.cardinalities[1:], strict=True))]
+    starts = [start if grown else t for start, grown, t in zip(starts, grows, levels.times, strict=True)]
+    ends = [*levels.times[1:], sde.t_min]
+    steps = share_steps(sampler.num_steps, starts, ends, sde)
+    x, done = sde.prior_sample((num_clouds, levels.cardinalities[0], dim), generator, device, dtype), 0
+    for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if grows[k]:
+            x, start = branching.branch(x, levels.times[k], sde, levels.cardinalities[k], generator)
+
+        def callback(step: int, t: float, x: Tensor, done: int = done) -> None:
+            if advance is not None:
+                advance(done + step)
+
+        last = k + 1 == levels.num_levels
+        x = sampler.with_steps(steps[k]).sample(
+            score, sde, x, t_start=start, t_end=None if last else end, generator=generator, callback=callback
+        )
+        done += steps[k]
+    if x.shape[1] > num_particles:
+        kept = random_subset(num_particles, num_clouds, x.shape[1], generator, device=x.device)
+        x = x.gather(1, kept[..., None].expand(-1, -1, dim))
+    return x
+
+
+def share_steps(num_steps: int, starts: list[float], ends: list[float], sde: SDE) -> list[int]:
+    """Share the steps out over the levels in proportion to the log-SNR that each covers, at least one a level.
+
+    Args:
+        num_steps: in all.
+        starts: time at which each level begins, after its push.
+        ends: time at which it ends.
+        sde: fixes log-SNR.
+
+    Returns:
+        steps a level; their sum is num_steps.
+
+    Raises:
+        ValueError: if there are fewer steps than levels.
+    """
+    if num_steps < len(starts):
+        raise ValueError(f"num_steps={num_steps} is too few for {len(starts)} levels; every level needs a step")
+    log_snr = sde.log_snr(torch.tensor([starts, ends], dtype=torch.float64))
+    spans = (log_snr[1] - log_snr[0]).tolist()
+    spare = num_steps - len(spans)
+    shares = [spare * span / sum(spans) for span in spans]
+    steps = [1 + math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(spans)), key=lambda k: math.floor(shares[k]) - shares[k])
+    for k in by_remainder[: num_steps - sum(steps)]:
+        steps[k] += 1
+    return steps
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put the network into evaluation mode for a while."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

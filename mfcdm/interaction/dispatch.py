@@ -1,0 +1,110 @@
+"""The public convolution: it validates, chooses a backend and runs it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mfcdm.interaction.arguments import check_clouds, check_values
+from mfcdm.interaction.geometry import BallGeometry
+from mfcdm.interaction.reference import ball_convolution_reference
+from mfcdm.interaction.tiled import ball_convolution_tiled
+
+KNOWN_BACKENDS = ("reference", "tiled", "native", "triton")
+
+# "auto" takes the dense reference up to this many pairs B N M. Measured with 4 heads of 16 channels on one CPU thread:
+# below it sorting and bookkeeping cost more than they save (4 clouds of 256 points take equally long), above it the
+# dense intermediates leave the caches.
+DENSE_PAIRS = 2**18
+
+
+class BackendUnavailable(RuntimeError):
+    """An explicitly requested backend cannot run here."""
+
+
+def _reference(x: Tensor, v: Tensor, bandwidth: Tensor, *, geometry: BallGeometry | None, **options: object) -> Tensor:
+    """Ignore the geometry: the definition takes every pair."""
+    return ball_convolution_reference(x, v, bandwidth, **options)  # type: ignore[arg-type]
+
+
+# Every backend is called as (x, v, bandwidth, *, radius, y, lengths, source_lengths, normalize, geometry).
+_BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": _reference, "tiled": ball_convolution_tiled}
+
+
+def available_backends() -> tuple[str, ...]:
+    """Return the names of the backends that can run here."""
+    return tuple(_BACKENDS)
+
+
+def ball_convolution(
+    x: Tensor,
+    v: Tensor,
+    bandwidth: Tensor,
+    *,
+    radius: float,
+    y: Tensor | None = None,
+    lengths: Tensor | None = None,
+    source_lengths: Tensor | None = None,
+    normalize: str = "mean",
+    geometry: BallGeometry | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Average the values of the sources in a ball about each query.
+
+        out_bhi = 1/Z sum_{j < source_len_b} w_h(|x_i - y_j|) v_bhj
+        w_h(r)  = exp(-r^2 / (2 bandwidth_h^2)) max(0, 1 - r^2 / radius^2)^2
+
+    with Z = source_len_b for "mean" (an empty cloud gives 0) and Z = sum_j w_h for "kernel" (0 where nobody is near, or
+    where all weights underflow). Without y the sources are the queries, and j = i is included. Differentiable once in
+    x, y, v and bandwidth. Rows beyond a length may hold anything, NaN too: their values never matter, their outputs and
+    gradients are 0. It computes in the widest of the dtypes of x, y, v and bandwidth, float32 at least, under autocast
+    too.
+
+    Args:
+        x: queries (B, N, D), D >= 1.
+        v: values on the sources (B, H, M, C).
+        bandwidth: one bandwidth a head (H,), above 0, in the units of x.
+        radius: truncation radius, above 0, in the units of x.
+        y: sources (B, M, D); x, with its lengths, if None.
+        lengths: number of queries of each cloud (B,) int64; N if None.
+        source_lengths: number of sources of each cloud (B,) int64; M if None. Only with y.
+        normalize: "mean" or "kernel".
+        geometry: `BallGeometry.build` of the same x, radius, lengths, y and source_lengths, to share among calls. Its
+            shapes, device and radius are compared, its positions are not.
+        backend: "reference" (dense, the definition), "tiled" (near pairs of tiles) or "auto".
+
+    Returns:
+        The averages (B, H, N, C), in the dtype of v.
+
+    Raises:
+        ValueError: an argument does not fit. The values of bandwidth and lengths are checked on the CPU only: on an
+            accelerator the check would stall the stream.
+        BackendUnavailable: the requested backend cannot run here.
+    """
+    check_clouds(x, radius, lengths, y, source_lengths)
+    check_values(x, v, bandwidth, y, normalize)
+    if geometry is not None:
+        geometry.check(x, radius, lengths, y, source_lengths)
+    name = _choose(x, y) if backend == "auto" else backend
+    if name not in KNOWN_BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, KNOWN_BACKENDS))}, but is {name!r}")
+    if name not in _BACKENDS:
+        raise BackendUnavailable(f"backend {name!r} cannot run here; available are {', '.join(_BACKENDS)}")
+    with torch.autocast(x.device.type, enabled=False):
+        return _BACKENDS[name](
+            x,
+            v,
+            bandwidth,
+            radius=float(radius),
+            y=y,
+            lengths=lengths,
+            source_lengths=source_lengths,
+            normalize=normalize,
+            geometry=geometry,
+        )
+
+
+def _choose(x: Tensor, y: Tensor | None) -> str:
+    """Choose the fastest backend for these shapes; the result differs by rounding only."""
+    num_pairs = x.shape[0] * x.shape[1] * (x if y is None else y).shape[1]
+    return "reference" if num_pairs <= DENSE_PAIRS else "tiled"

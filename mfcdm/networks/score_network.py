@@ -1,0 +1,188 @@
+"""The score network s(t, x_i, nu) = A(t, x_i) + B[nu](t, x_i), and how it becomes a score."""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mfcdm.interaction import BallGeometry, geometry_pays
+from mfcdm.networks.embeddings import FourierFeatures, LabelEmbedding, TimeEmbedding
+from mfcdm.networks.layers import Block, LocalInteraction, MomentInteraction, checked_interactions
+from mfcdm.networks.parametrization import PREDICTIONS, Prediction, noise_from_output, prediction_of, score_from_noise
+
+
+class NoiseSchedule(Protocol):
+    """What a network needs to know of an SDE: alpha(t) and sigma(t)."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...  # noqa: D102
+
+    def sigma(self, t: Tensor) -> Tensor: ...  # noqa: D102
+
+
+class ScoreNetwork(nn.Module):
+    """A deep mean-field network: each block adds a per-particle part and a functional of the empirical measure.
+
+    The output commutes with permutations of the particles, takes any number of them from 1 up, and for fixed particles
+    converges as the others are drawn more and more densely from one law. The radius of the local interaction,
+    R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N.
+
+    Args:
+        dim: D, of the particles.
+        width: of the particles' states.
+        depth: number of blocks.
+        num_moments: M, learned moments of the global interaction.
+        num_scales: H, bandwidths of the local interaction.
+        channels: values a bandwidth.
+        num_heads: heads of the global interaction; divides width.
+        expansion: hidden width of the per-particle MLP over width.
+        radius: (R_data, R_noise), radius of the local interaction at t = 0 and t = 1, in units of the normalised data.
+        interactions: "local", "global", both or neither; with neither, B = 0.
+        num_classes: number of labels, 0 for an unconditional network.
+        prediction: what the output is, "v" or "noise".
+        backend: of `mfcdm.interaction.ball_convolution`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        dim: int = 3,
+        width: int = 64,
+        depth: int = 3,
+        num_moments: int = 16,
+        num_scales: int = 4,
+        channels: int = 16,
+        num_heads: int = 4,
+        expansion: int = 4,
+        radius: Sequence[float] = (0.4, 2.0),
+        interactions: Collection[str] = ("local", "global"),
+        num_classes: int = 0,
+        prediction: Prediction = "v",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value in dict(
+            dim=dim, width=width, depth=depth, num_moments=num_moments, num_scales=num_scales, channels=channels,
+            num_heads=num_heads, expansion=expansion,
+        ).items():  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if len(radius) != 2 or not all(0 < r < math.inf for r in radius):
+            raise ValueError(f"radius must be two positive numbers (R_data, R_noise), got {list(radius)}")
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be >= 0, got {num_classes}")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be 'v' or 'noise', got {prediction!r}")
+        self.dim, self.num_classes, self.backend = dim, num_classes, backend
+        self.prediction: Prediction = prediction
+        self.log_radius = (math.log(radius[0]), math.log(radius[1]))
+        self.interactions = checked_interactions(interactions)
+        self.features = FourierFeatures(dim)
+        self.embed = nn.Linear(self.features.num_features, width)
+        self.embed_time = TimeEmbedding(width)
+        self.embed_label = LabelEmbedding(num_classes, width) if num_classes else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                LocalInteraction(width, dim, num_scales, channels, backend) if "local" in self.interactions else None,
+                MomentInteraction(width, num_moments, num_heads) if "global" in self.interactions else None,
+                expansion,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dim)
+
+    def radius(self, t: Tensor) -> Tensor:
+        """R(t) = R_data^(1 - t) R_noise^t, like t."""
+        return (self.log_radius[0] + t * (self.log_radius[1] - self.log_radius[0])).exp()
+
+    def forward(self, x: Tensor, t: Tensor, lengths: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """Predict v (or noise) for every particle.
+
+        Args:
+            x: (B, N, D) particles.
+            t: (B,) times in (0, 1].
+            lengths: (B,) int64 particles that each cloud owns, None for all; other rows may hold anything.
+            label: (B,) int64 classes, -1 for none; None for none at all.
+
+        Returns:
+            (B, N, D), 0 on padding.
+
+        Raises:
+            ValueError: if shapes do not fit, or labels are given to an unconditional network.
+        """
+        self._check(x, t, lengths, label)
+        own = None  # (B, N) bool
+        if lengths is not None:
+            lengths = lengths.to(x.device)
+            own = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            x = torch.where(own[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
+        t = t.to(x)
+        condition = self.embed_time(t)
+        if self.embed_label is not None:
+            condition = condition + self.embed_label(label, x.shape[0])
+        condition = nn.functional.silu(condition)
+        h = self.embed(self.features(x))
+        scaled = x / self.radius(t)[:, None, None]
+        geometry = self._geometry(scaled, lengths)
+        for block in self.blocks:
+            h = block(h, condition, scaled, lengths, _readable(own), geometry)
+        output = self.out(self.norm(h))
+        return output if own is None else output * own[..., None]
+
+    def _geometry(self, x: Tensor, lengths: Tensor | None) -> BallGeometry | None:
+        """Sort once for all blocks, heads and both passes, where a backend uses it."""
+        if "local" in self.interactions and geometry_pays(x, backend=self.backend):
+            return BallGeometry.build(x.detach(), 1.0, lengths)
+        return None
+
+    def _check(self, x: Tensor, t: Tensor, lengths: Tensor | None, label: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"particles must be (B, N, {self.dim}), got {tuple(x.shape)}")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"times must be ({x.shape[0]},), got {tuple(t.shape)}")
+        if lengths is not None and lengths.shape != x.shape[:1]:
+            raise ValueError(f"lengths must be ({x.shape[0]},), got {tuple(lengths.shape)}")
+        if label is not None and self.embed_label is None:
+            raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
+        if label is not None and label.shape != x.shape[:1]:
+            raise ValueError(f"labels must be ({x.shape[0]},), got {tuple(label.shape)}")
+
+
+def as_score(
+    network: nn.Module, sde: NoiseSchedule, label: Tensor | None = None
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The score -noise / sigma(t) that a network's prediction implies under an SDE.
+
+    Args:
+        network: network(x, t, lengths=..., label=...) -> v or noise, as its attribute `prediction` says.
+        sde: alpha(t) and sigma(t).
+        label: (B,) classes of the clouds, or None.
+
+    Returns:
+        score(x, t, lengths=None) -> (B, N, D), 0 on padding.
+    """
+    prediction = prediction_of(network)
+
+    def score(x: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
+        alpha, sigma = (coefficient(t.to(x))[:, None, None] for coefficient in (sde.alpha, sde.sigma))
+        output = network(x, t, lengths=lengths, label=label)
+        result = score_from_noise(noise_from_output(prediction, output, x, alpha, sigma), sigma)
+        if lengths is None:
+            return result
+        own = torch.arange(x.shape[1], device=x.device)[None, :, None] < lengths.to(x.device)[:, None, None]
+        return torch.where(own, result, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    return score
+
+
+def _readable(own: Tensor | None) -> Tensor | None:
+    """Mask of the moments' attention, (B, 1, 1, N); a cloud without particles reads one row of padding, not NaN."""
+    if own is None:
+        return None
+    empty = ~own.any(dim=1, keepdim=True)
+    return (own | empty)[:, None, None, :]

@@ -1,0 +1,113 @@
+"""Random draws that belong to a cloud, so that a cloud does not depend on the batch that it is made in.
+
+Every function takes `generator`: None (torch's default), one `torch.Generator` for the whole batch, or one
+generator a cloud. With one a cloud, cloud b's numbers come from generator b alone and only for the rows that it owns.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def cloud_generators(seed: int, indices: Sequence[int], stream: int = 0) -> list[torch.Generator]:
+    """One generator a cloud, a function of (seed, index of the cloud, stream) alone.
+
+    Args:
+        seed: the run's seed, >= 0.
+        indices: the clouds' indices, each >= 0.
+        stream: separates uses of the same (seed, index), for instance sampling from evaluation.
+
+    Returns:
+        CPU generators, one an index; their numbers are the same on every machine and device.
+
+    Raises:
+        ValueError: if the seed, an index or the stream is negative.
+    """
+    if seed < 0 or stream < 0 or any(index < 0 for index in indices):
+        raise ValueError(f"seed, stream and indices must be >= 0, got seed={seed}, stream={stream}, {list(indices)}")
+    states = [np.random.SeedSequence([seed, index, stream]).generate_state(2, np.uint32) for index in indices]
+    # torch takes 64 bits; SeedSequence mixes the three numbers into them.
+    return [torch.Generator().manual_seed(int(low) | int(high) << 32) for low, high in states]
+
+
+def standard_normal(
+    shape: Sequence[int],
+    generator: Generators = None,
+    *,
+    lengths: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw independent N(0, 1) numbers of shape (B, N, ...).
+
+    Args:
+        shape: (B, N, ...).
+        generator: see the module's docstring.
+        lengths: (B,) rows that each cloud owns; with one generator a cloud only these are drawn and the rest are 0.
+        dtype: of the result; default torch's default.
+        device: of the result; the numbers are drawn on the generator's device, so they are the same everywhere.
+    """
+    return _draw(torch.randn, shape, generator, lengths, dtype, device)
+
+
+def uniform(
+    shape: Sequence[int],
+    generator: Generators = None,
+    *,
+    lengths: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw independent uniform numbers in [0, 1) of shape (B, ...); arguments as in `standard_normal`."""
+    return _draw(torch.rand, shape, generator, lengths, dtype, device)
+
+
+def random_subset(
+    size: int,
+    num_clouds: int,
+    num_particles: int,
+    generator: Generators = None,
+    *,
+    lengths: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw, in each cloud, `size` distinct rows uniformly at random.
+
+    Returns:
+        (B, size) int64. Where a cloud owns fewer than `size` rows, all of its own come first and padding follows.
+
+    Raises:
+        ValueError: if `size` exceeds `num_particles`.
+    """
+    if not 0 <= size <= num_particles:
+        raise ValueError(f"a subset of {size} particles cannot be drawn from {num_particles}")
+    # float64 keys: in float32 a cloud of a million particles would have hundreds of ties.
+    keys = uniform((num_clouds, num_particles), generator, lengths=lengths, dtype=torch.float64, device=device)
+    if lengths is not None:
+        own = torch.arange(num_particles, device=keys.device) < lengths.to(keys.device)[:, None]
+        keys = keys.masked_fill(~own, torch.inf)
+    return keys.argsort(dim=1)[:, :size]
+
+
+def _draw(draw, shape, generator, lengths, dtype, device) -> Tensor:  # type: ignore[no-untyped-def]
+    shape = tuple(shape)
+    dtype = dtype or torch.get_default_dtype()
+    if generator is None:
+        return draw(shape, dtype=dtype, device=device)
+    if isinstance(generator, torch.Generator):
+        return draw(shape, generator=generator, dtype=dtype, device=generator.device).to(device)
+    if len(generator) != shape[0]:
+        raise ValueError(
+            f"{len(generator)} generators were given for {shape[0]} clouds; give one a cloud, or one for all"
+        )
+    if lengths is None or len(shape) < 2:
+        rows = [draw(shape[1:], generator=g, dtype=dtype, device=g.device).to(device) for g in generator]
+        return torch.stack(rows) if rows else torch.empty(shape, dtype=dtype, device=device)
+    out = torch.zeros(shape, dtype=dtype, device=device)
+    for b, (g, length) in enumerate(zip(generator, lengths.tolist(), strict=True)):
+        out[b, :length] = draw((length, *shape[2:]), generator=g, dtype=dtype, device=g.device).to(device)
+    return out

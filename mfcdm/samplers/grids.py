@@ -1,0 +1,51 @@
+"""Time grids: where a sampler evaluates the score."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mfcdm.sde import SDE
+
+Grid = Literal["log_snr", "time", "power"]
+GRIDS: tuple[Grid, ...] = ("log_snr", "time", "power")
+POWER = 7.0  # rho of Karras et al., Elucidating the design space of diffusion-based generative models (2022), eq. 5
+
+
+def time_grid(sde: SDE, t_start: float, t_end: float, num_steps: int, grid: Grid = "log_snr") -> Tensor:
+    """Times t_start = t_0 > t_1 > ... > t_n = t_end of n steps.
+
+    "log_snr": uniform in log-SNR. "time": uniform in t. "power": uniform in (sigma / alpha)^(1/7).
+
+    Args:
+        sde: fixes log_snr(t).
+        t_start: in (t_end, 1].
+        t_end: in (0, t_start).
+        num_steps: n >= 1.
+        grid: the spacing.
+
+    Returns:
+        (n + 1,) float64 on the CPU; its ends are exactly t_start and t_end.
+
+    Raises:
+        ValueError: if the times or the number of steps are out of range.
+    """
+    if not 0.0 < t_end < t_start <= 1.0:
+        raise ValueError(f"0 < t_end < t_start <= 1 is needed, got t_start={t_start}, t_end={t_end}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
+    ends = torch.tensor([t_start, t_end], dtype=torch.float64)
+    share = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    if grid == "time":
+        times = ends[0] + share * (ends[1] - ends[0])
+    elif grid == "log_snr":
+        start, end = sde.log_snr(ends)
+        times = sde.time_of_log_snr(start + share * (end - start))
+    elif grid == "power":
+        # sigma / alpha = exp(-log_snr / 2)
+        start, end = (-0.5 * sde.log_snr(ends) / POWER).exp()
+        times = sde.time_of_log_snr(-2 * POWER * (start + share * (end - start)).log())
+    else:
+        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")
+    times[0], times[-1] = ends
+    return times

@@ -1,0 +1,76 @@
+"""Pictures of clouds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+ELEVATION, AZIMUTH = 25.0, 40.0  # degrees; shows the top, the front and one side of shapes whose y axis is up
+
+
+def draw_clouds(
+    path: str | Path,
+    rows: Sequence[Sequence[Tensor]],
+    titles: Sequence[str] = (),
+    *,
+    max_points: int = 8192,
+    inches: float = 2.2,
+) -> Path:
+    """Draw rows of clouds from one side, nearer points darker, and write a png.
+
+    Args:
+        path: of the picture.
+        rows: clouds (N, D), D = 2 or 3; 3-D clouds have y up.
+        titles: one a row, or none.
+        max_points: a larger cloud shows its first points.
+        inches: side of one cloud's panel.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: if there is no cloud, or a cloud is not (N, 2) or (N, 3).
+    """
+    if not rows or not all(rows):
+        raise ValueError("a picture needs at least one cloud in every row")
+    width = max(len(row) for row in rows)
+    figure = Figure(figsize=(inches * width, inches * len(rows)), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), width, squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0.02})
+    for r, row in enumerate(rows):
+        for axis in axes[r]:
+            axis.set_axis_off()
+        for axis, cloud in zip(axes[r], row, strict=False):
+            _draw(axis, cloud.detach().cpu().double().numpy()[:max_points])
+        if r < len(titles):
+            axes[r, 0].set_title(titles[r], loc="left", fontsize=9)
+    figure.subplots_adjust(0, 0, 1, 0.95 if titles else 1)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _draw(axis, points: NDArray[np.float64]) -> None:  # type: ignore[no-untyped-def]
+    if points.ndim != 2 or points.shape[1] not in (2, 3):
+        raise ValueError(f"a cloud must be (N, 2) or (N, 3) to be drawn, got {points.shape}")
+    flat, depth = project(points) if points.shape[1] == 3 else (points, np.zeros(len(points)))
+    center = (flat.max(axis=0) + flat.min(axis=0)) / 2
+    # The panel fits all but the furthest half percent: one stray point must not shrink the shape to a dot.
+    reach = max(np.quantile(np.abs(flat - center).max(axis=1), 0.995) * 1.08, 1e-6)
+    order = np.argsort(depth)  # far to near
+    size = np.clip(900.0 / len(points), 0.15, 8.0)
+    axis.scatter(*flat[order].T, c=depth[order], s=size, cmap="viridis_r", linewidths=0)
+    axis.set(xlim=(center[0] - reach, center[0] + reach), ylim=(center[1] - reach, center[1] + reach), aspect="equal")
+
+
+def project(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Orthographic view of points (N, 3) with y up: picture coordinates (N, 2) and nearness (N,)."""
+    azimuth, elevation = np.deg2rad(AZIMUTH), np.deg2rad(ELEVATION)
+    right = np.array([np.cos(azimuth), 0.0, -np.sin(azimuth)])
+    forward = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+    return points @ np.stack([right, np.cross(forward, right)], axis=1), points @ forward
