@@ -123,7 +123,8 @@ class GaussianMixture(Law):
         self.weights = torch.as_tensor(weights, dtype=torch.float64)
         if self.stds.shape != (num_components,) or self.weights.shape != (num_components,):
             raise ValueError(
-                f"stds and weights must be ({num_components},), got {tuple(self.stds.shape)}, {tuple(self.weights.shape)}"
+                f"stds and weights must be ({num_components},), "
+                f"got {tuple(self.stds.shape)} and {tuple(self.weights.shape)}"
             )
         if not (bool((self.stds >= 0).all()) and bool((self.weights > 0).all())):
             raise ValueError(f"stds >= 0 and weights > 0 are needed, got {self.stds.tolist()}, {self.weights.tolist()}")
@@ -162,7 +163,7 @@ class ExchangeableGaussian(Law):
     """Gaussian system with Cov(x_i, x_j) = (a delta_ij + c / N) I and mean 0: the simplest interaction.
 
     With a_t = alpha^2 a + sigma^2 and c_t = alpha^2 c its score is linear and exactly of the form A + B:
-    s_i = -x_i / a_t + c_t / (a_t (a_t + c_t)) mean(x), because 1/N sum_j x_j is the only direction of variance a_t + c_t.
+    s_i = -x_i / a_t + c_t / (a_t (a_t + c_t)) mean(x), as the common shift is the only direction of variance a_t + c_t.
 
     Args:
         a: variance of a particle around the common shift, > 0.

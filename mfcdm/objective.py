@@ -149,10 +149,10 @@ class MeanFieldScoreMatching:
     ) -> Tensor:
         """Second-order denoising error of the score's Jacobian along a random direction u.
 
-        || (grad s) u + s (s . u) - (noise (noise . u) - u) / sigma^2 ||^2 sigma^4, a mean over the coordinates, where u
-        is N(0, 1) on a random tenth of the particles (at least one) and 0 on the others, and is divided by the
-        square root of their number. The expectation of (noise noise^T - I) / sigma^2 given x_t is grad s + s s^T, so the
-        true score is its minimiser, unlike that of || grad s + I / sigma^2 ||. s (s . u) carries no gradient, and
+        || (grad s) u + s (s . u) - (noise (noise . u) - u) / sigma^2 ||^2 sigma^4, a mean over the coordinates, where
+        u is N(0, 1) on a random tenth of the particles (at least one) and 0 on the others, and is divided by the
+        square root of their number. The expectation of (noise noise^T - I) / sigma^2 given x_t is grad s + s s^T, so
+        the true score is its minimiser, unlike that of || grad s + I / sigma^2 ||. s (s . u) carries no gradient, and
         (grad s) u is a central difference, so that no layer needs a second derivative.
 
         Args:
@@ -219,8 +219,8 @@ class MeanFieldScoreMatching:
         if lengths is None:
             if num_points < size:
                 raise ValueError(
-                    f"a level of {size} particles cannot be drawn from clouds of {num_points} points; give clouds of at "
-                    f"least {size}, or lower the subdivision's cardinalities"
+                    f"a level of {size} particles cannot be drawn from clouds of {num_points} points; "
+                    f"give clouds of at least {size}, or lower the subdivision's cardinalities"
                 )
             if num_points == size:
                 return x_0, None

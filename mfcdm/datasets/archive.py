@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 
 class CloudArchive(Dataset[dict[str, Any]]):
-    """Clouds from one file: an array (S, N, D), with splits as keys of an npz where it has several.
+    """Clouds from one file: an array (S, N, D), or several of them by split in an npz.
 
-    An npz may hold `lengths` beside `points`: cloud i then owns its first lengths[i] rows. The file stays on disk in its
-    own dtype; an item is float32.
+    An npz may hold `lengths` beside `points`: cloud i then owns its first lengths[i] rows. The array is kept in the
+    file's own dtype; an item is float32.
 
     Args:
         path: .npz or .npy file.

@@ -16,9 +16,9 @@ SCHEMES: tuple[Scheme, ...] = ("global", "per_shape", "box")
 class CloudDataset(Protocol):
     """What every data set here is: items {"x": (N_i, D) float tensor, "label": int}; the label may be missing."""
 
-    def __len__(self) -> int: ...  # noqa: D105
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...  # noqa: D105
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

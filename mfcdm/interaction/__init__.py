@@ -7,7 +7,7 @@
 `dispatch` validates the arguments and chooses.
 """
 
-from mfcdm.interaction.dispatch import BackendUnavailable, available_backends, ball_convolution
+from mfcdm.interaction.dispatch import BackendUnavailable, available_backends, ball_convolution, uses_geometry
 from mfcdm.interaction.geometry import BallGeometry
 
-__all__ = ["BackendUnavailable", "BallGeometry", "available_backends", "ball_convolution"]
+__all__ = ["BackendUnavailable", "BallGeometry", "available_backends", "ball_convolution", "uses_geometry"]

@@ -36,6 +36,17 @@ def available_backends() -> tuple[str, ...]:
     return tuple(_BACKENDS)
 
 
+def uses_geometry(x: Tensor, y: Tensor | None = None, backend: str = "auto") -> bool:
+    """Return whether `ball_convolution` with this backend would sort these clouds, so that sorting once can be shared.
+
+    Args:
+        x: queries (B, N, D).
+        y: sources (B, M, D); x if None.
+        backend: as in `ball_convolution`.
+    """
+    return (_choose(x, y) if backend == "auto" else backend) != "reference"
+
+
 def ball_convolution(
     x: Tensor,
     v: Tensor,

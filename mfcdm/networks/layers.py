@@ -123,7 +123,7 @@ class Block(nn.Module):
         readable: Tensor | None,
         geometry: BallGeometry | None,
     ) -> Tensor:
-        """States h (B, N, width), condition (B, width), positions x (B, N, D) in units of the radius -> (B, N, width)."""
+        """h (B, N, width), condition (B, width), x (B, N, D) in units of the radius -> (B, N, width)."""
         scale, shift, gate = self.modulation(condition)[:, None].chunk(3, dim=-1)  # each (B, 1, width)
         u = self.norm(h) * (1 + scale) + shift
         z = u

@@ -2,7 +2,7 @@
 
 With x_t = alpha x_0 + sigma noise and alpha^2 + sigma^2 = 1:
 
-    v = alpha noise - sigma x_0      noise = sigma x_t + alpha v      x_0 = alpha x_t - sigma v      score = -noise / sigma
+    v = alpha noise - sigma x_0,    noise = sigma x_t + alpha v,    x_0 = alpha x_t - sigma v,    score = -noise / sigma
 
 alpha and sigma are numbers or tensors that broadcast to x_t (B, N, D).
 Source of v: Salimans & Ho, Progressive distillation for fast sampling of diffusion models (2022), appendix D.

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mfcdm.interaction import BallGeometry, geometry_pays
+from mfcdm.interaction import BallGeometry, uses_geometry
 from mfcdm.networks.embeddings import FourierFeatures, LabelEmbedding, TimeEmbedding
 from mfcdm.networks.layers import Block, LocalInteraction, MomentInteraction, checked_interactions
 from mfcdm.networks.parametrization import PREDICTIONS, Prediction, noise_from_output, prediction_of, score_from_noise
@@ -64,12 +64,19 @@ class ScoreNetwork(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value in dict(
-            dim=dim, width=width, depth=depth, num_moments=num_moments, num_scales=num_scales, channels=channels,
-            num_heads=num_heads, expansion=expansion,
-        ).items():  # fmt: skip
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        sizes = {
+            "dim": dim,
+            "width": width,
+            "depth": depth,
+            "num_moments": num_moments,
+            "num_scales": num_scales,
+            "channels": channels,
+            "num_heads": num_heads,
+            "expansion": expansion,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be >= 1, got {size}")
         if len(radius) != 2 or not all(0 < r < math.inf for r in radius):
             raise ValueError(f"radius must be two positive numbers (R_data, R_noise), got {list(radius)}")
         if num_classes < 0:
@@ -136,7 +143,7 @@ class ScoreNetwork(nn.Module):
 
     def _geometry(self, x: Tensor, lengths: Tensor | None) -> BallGeometry | None:
         """Sort once for all blocks, heads and both passes, where a backend uses it."""
-        if "local" in self.interactions and geometry_pays(x, backend=self.backend):
+        if "local" in self.interactions and uses_geometry(x, backend=self.backend):
             return BallGeometry.build(x.detach(), 1.0, lengths)
         return None
 
@@ -153,9 +160,7 @@ class ScoreNetwork(nn.Module):
             raise ValueError(f"labels must be ({x.shape[0]},), got {tuple(label.shape)}")
 
 
-def as_score(
-    network: nn.Module, sde: NoiseSchedule, label: Tensor | None = None
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def as_score(network: nn.Module, sde: NoiseSchedule, label: Tensor | None = None) -> Callable[..., Tensor]:
     """The score -noise / sigma(t) that a network's prediction implies under an SDE.
 
     Args:

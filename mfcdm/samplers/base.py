@@ -1,5 +1,7 @@
 """What all samplers share: the loop over time, padding, the final denoising evaluation."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +11,7 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from mfcdm.networks.parametrization import x_0_from_score
 from mfcdm.randomness import Generators, standard_normal
 from mfcdm.samplers.grids import GRIDS, Grid, time_grid
 from mfcdm.sde import SDE
@@ -49,9 +52,9 @@ class System:
     own: Tensor | None  # (B, N, 1) bool, None where every row is a particle
 
     def data_prediction(self, x: Tensor, at: Point) -> Tensor:
-        """E[x_0 | x_t] = (x_t + sigma^2 s(t, x_t, nu_t)) / alpha, (B, N, D): one evaluation of the score."""
+        """E[x_0 | x_t] by Tweedie's formula, (B, N, D): one evaluation of the score."""
         t = torch.full((x.shape[0],), at.t, dtype=x.dtype, device=x.device)
-        return (x + at.sigma**2 * self.score(x, t, lengths=self.lengths)) / at.alpha
+        return x_0_from_score(self.score(x, t, lengths=self.lengths), x, at.alpha, at.sigma)
 
     def noise_like(self, x: Tensor) -> Tensor:
         """Independent N(0, 1) numbers, (B, N, D), drawn so that they do not depend on the batch."""
@@ -76,8 +79,8 @@ class Prediction:
     at: Point
     x_0: Tensor
 
-    def extrapolated(self, previous: "Prediction | None", after: Point) -> Tensor:
-        """The prediction at the middle of the step to `after`, (B, N, D), from the line through this and the previous one.
+    def extrapolated(self, previous: Prediction | None, after: Point) -> Tensor:
+        """The prediction at the middle of the step to `after`, (B, N, D), on the line through the previous one.
 
         x_0 + (l' - l) / (2 (l - l_previous)) (x_0 - x_0_previous), l = log-SNR. This makes a step that holds x_0 fixed
         second order, for no further evaluation; the first step of a grid has no previous prediction and is first order.

@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mfcdm.networks.parametrization import noise_from_x_0
 from mfcdm.samplers.base import Point, Prediction, Sampler, System
 
 
@@ -47,4 +48,4 @@ class ProbabilityFlow(Sampler):
 
 
 def _noise_prediction(x: Tensor, at: Point, system: System) -> Tensor:
-    return (x - at.alpha * system.data_prediction(x, at)) / at.sigma
+    return noise_from_x_0(system.data_prediction(x, at), x, at.alpha, at.sigma)

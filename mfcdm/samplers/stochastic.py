@@ -27,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mfcdm.networks.parametrization import noise_from_x_0
 from mfcdm.samplers.base import Point, Prediction, Sampler, System
 
 
@@ -40,7 +41,7 @@ class StochasticSampler(Sampler):
         """One step from before.t to after.t with one score evaluation."""
         prediction = Prediction(before, system.data_prediction(x, before))
         x_0 = prediction.extrapolated(previous, after)
-        eps = (x - before.alpha * x_0) / before.sigma
+        eps = noise_from_x_0(x_0, x, before.alpha, before.sigma)
         x = after.alpha * x_0 + after.sigma * eps
         gamma = self.noise**2 * (after.log_snr - before.log_snr)
         if gamma > 0.0:

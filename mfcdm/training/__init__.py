@@ -1,0 +1,1 @@
+"""Training: batches, the loop, averages of the weights, records."""

@@ -128,12 +128,11 @@ def pendant(rng: np.random.Generator) -> Array:
     count = pick(rng, [1, 1, 2, 3, 4])
     spacing, parts = rng.uniform(0.3, 0.42), []
     radius, drop = rng.uniform(0.13, 0.3) * (1 if count == 1 else 0.6), rng.uniform(0.15, 0.32)
-    state = int(rng.integers(2**31))
+    cover = shade(rng, radius, drop)  # the same on every cord
     ball, level = chance(rng, 0.25), rng.uniform(0.35, 0.8)
     for i in range(count):
         x = spacing * (i - (count - 1) / 2)
         length = level * (1.0 if chance(rng, 0.5) else rng.uniform(0.7, 1.2))
-        cover = shade(np.random.default_rng(state), radius, drop)  # the same shade on every cord
         body = ellipsoid([radius] * 3, [0, -radius, 0], 28, 15) if ball else join(cover, harp(-0.02, 0.0, cover))
         light = np.zeros((0, 3, 3)) if ball else rotate(bulb(0.035), "x", np.pi)
         socket = move(cylinder(0.02, 0.06, sides=12), [0, -0.03, 0])

@@ -69,7 +69,7 @@ def mug(rng: np.random.Generator) -> Array:
 def draw_profile(rng: np.random.Generator) -> Profile:
     """Draw one of the families of outlines."""
     family = pick(rng, ["straight", "straight", "tapered", "bellied", "waisted", "cup", "round"])
-    radius, taper, bulge, rounding = rng.uniform(0.36, 0.5), 0.0, 0.0, rng.uniform(0.03, 0.15)
+    radius, taper, bulge, rounding = rng.uniform(0.3, 0.56), 0.0, 0.0, rng.uniform(0.03, 0.15)
     if family == "tapered":
         taper = rng.uniform(0.15, 0.5) * pick(rng, [1, 1, -0.7])
     elif family == "bellied":
@@ -108,7 +108,7 @@ def body(rng: np.random.Generator, profile: Profile, wall: float, sides: int) ->
 def handle(rng: np.random.Generator, profile: Profile, wall: float, shrink: float) -> Array:
     """A handle whose ends lie inside the wall: ear, D, square, ring or question mark."""
     low, high = rng.uniform(0.14, 0.3), rng.uniform(0.7, 0.88)
-    reach = rng.uniform(0.24, 0.4) * (1.1 if profile.radius < 0.45 else 0.9)
+    reach = rng.uniform(0.2, 0.44) * (1.1 if profile.radius < 0.45 else 0.9)
     thick, flatten = rng.uniform(0.035, 0.06), rng.uniform(0.8, 1.7)
     x_low, x_high = (profile.inner(np.array([low, high]), 0.0) * shrink) - wall / 2
     out = max(x_low, x_high) + reach + wall / 2

@@ -71,10 +71,11 @@ def table(rng: np.random.Generator) -> Array:
 def top(rng: np.random.Generator, plan: Plan) -> Array:
     """The board, with straight or cut edges, above y = height."""
     thick = rng.uniform(0.02, 0.055)
-    exponent = {"rectangle": 40.0, "rounded": rng.uniform(3.5, 8), "round": 2.0}[plan.form]
-    outline = superellipse(plan.x, plan.z, exponent, sides=64)
     if plan.form == "rectangle":
         outline = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * [plan.x, plan.z]
+    else:
+        exponent = 2.0 if plan.form == "round" else rng.uniform(3.5, 8)
+        outline = superellipse(plan.x, plan.z, exponent, sides=64)
     board = cushion(outline, thick, rng.uniform(0.01, 0.03)) if chance(rng, 0.4) else prism(outline, thick)
     return move(board, [0, plan.height, 0])
 

@@ -1,0 +1,107 @@
+"""The console scripts: everything between a command line and the library.
+
+A mistake of the user ends in one sentence on stderr and exit code 2; a mistake of the program keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mfcdm.version import __version__
+
+# What a user's input can cause; anything else is a bug and keeps its traceback.
+USER_ERRORS = (ValueError, FloatingPointError, OSError)
+
+
+def train() -> None:
+    """mfcdm-train: train a network; `mfcdm-train --help` lists the options."""
+    _main("train", run_train)
+
+
+def sample() -> None:
+    """mfcdm-sample: draw clouds from a checkpoint; `mfcdm-sample --help` lists the options."""
+    _main("sample", run_sample)
+
+
+def run_train(config: DictConfig, folder: Path) -> None:
+    """Train as the configuration says, in `folder`."""
+    from mfcdm.commands import train_run
+
+    train_run(_plain(config), folder)
+
+
+def run_sample(config: DictConfig, folder: Path) -> None:
+    """Sample as the configuration says."""
+    from mfcdm.commands import sample_run
+
+    sample_run(_plain(config), folder)
+
+
+def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
+    """Let Hydra compose the configuration, run, and turn a user's mistake into a sentence."""
+    if "--version" in sys.argv[1:]:
+        print(f"mfcdm {__version__}")  # noqa: T201
+        return
+    # Hydra prints its own errors over many lines and exits with 1 unless it is told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            run(config, Path(HydraConfig.get().runtime.output_dir))
+        except USER_ERRORS as error:
+            failures.append(error)
+
+    task.__module__ = "__main__"  # hydra takes the job's name from here
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(error)
+    except KeyboardInterrupt:
+        _stop("stopped by Ctrl-C", 130)
+    except OSError as error:
+        failures.append(error)
+    if failures:
+        _stop(sentence(failures[0]), 2)
+
+
+def config_folder() -> Path:
+    """Where the configurations are: beside the package in a clone, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip().startswith("full_key")]
+    # omegaconf adds lines with internals of its object model
+    kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
+    return " ".join(kept) or type(error).__name__
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration with all references resolved."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ValueError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=VALUE")
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"mfcdm: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

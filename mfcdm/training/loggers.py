@@ -1,0 +1,58 @@
+"""Where a run's numbers go. A record is {"step": int, name: number}; names are those of `record.py`."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+class Logger(Protocol):
+    """A destination of a run's records."""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Take the values of one step."""
+
+    def close(self) -> None:
+        """Finish."""
+
+
+class JsonLines:
+    """Appends one JSON object a line to metrics.jsonl, each line written at once.
+
+    Args:
+        path: of the file. Records at or after `first_step` that an earlier, interrupted run left are removed, so that a
+            step appears once.
+        first_step: where this run begins.
+    """
+
+    def __init__(self, path: str | Path, first_step: int = 0) -> None:
+        path = Path(path)
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step] if first_step else []
+        scratch = path.with_suffix(".writing")
+        scratch.write_text("".join(kept))
+        scratch.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Write {"step": step, **values} as one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that an interrupted run wrote to their end."""
+    if not path.is_file():
+        return []
+    with path.open() as lines:
+        return [line for line in lines if line.endswith("\n")]
