@@ -1,9 +1,12 @@
 """Build the project's own objects from a configuration, and nothing else unless it is trusted."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any, TypeVar
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -35,7 +38,42 @@ def build(config: Mapping[str, Any], kind: type[T], *, trust: bool = False, **ex
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     if _holds_target(list(arguments.values())):
         raise ValueError(f"a configuration of {target} may not hold another _target_")
-    return _called(make, target, kind, {**arguments, **_taken(make, extra)})
+    return _called(make, target, kind, arguments, extra)
+
+
+def check_arguments(
+    make: Callable[..., Any], arguments: Mapping[str, Any], prefix: str, given: Iterable[str] = ()
+) -> None:
+    """Refuse arguments that a class or function does not have, lacks, or whose type is not the annotated one.
+
+    Plain values of a configuration are checked against annotations made of numbers, text, null, literals and lists.
+
+    Args:
+        make: class or function.
+        arguments: by name.
+        prefix: of the sentence, for instance "trainer.".
+        given: names of further arguments, which are not checked.
+
+    Raises:
+        ValueError: a sentence that names the argument and its value.
+    """
+    parameters = inspect.signature(make).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in arguments:
+        if key not in parameters and not open_ended:
+            raise ValueError(f"{prefix}{key} is unknown; known are {', '.join(parameters)}")
+    for key, parameter in parameters.items():
+        optional = parameter.default is not parameter.empty or parameter.kind in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if not optional and key not in arguments and key not in given:
+            raise ValueError(f"{prefix}{key} is missing")
+    hints = _hints(make)
+    for key, value in arguments.items():
+        hint = hints.get(key, Any)
+        if not _fits(value, hint):
+            raise ValueError(f"{prefix}{key} must be {_described(hint)}, got {value!r}")
 
 
 def _build_trusted(config: Mapping[str, Any], kind: type[T], target: str, extra: dict[str, Any]) -> T:
@@ -45,11 +83,11 @@ def _build_trusted(config: Mapping[str, Any], kind: type[T], target: str, extra:
 
     try:
         make = get_object(target)
-        made = instantiate(dict(config), **_taken(make, extra), _convert_="all")
+        arguments = instantiate({key: value for key, value in config.items() if key != "_target_"}, _convert_="all")
     except (InstantiationException, ImportError, AttributeError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{target}: {cause}" if not isinstance(cause, ValueError) else str(cause)) from error
-    return _checked(made, target, kind)
+        raise ValueError(f"{target} cannot be built: {error.__cause__ or error}") from error
+    # hydra would turn the extra objects into configurations, so the target is called here.
+    return _called(make, target, kind, arguments, extra)
 
 
 def _own_class(target: str, kind: type) -> Any:
@@ -61,6 +99,8 @@ def _own_class(target: str, kind: type) -> Any:
     if parts[0] != "mfcdm" or not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise ValueError(refusal)
     for cut in (-1, -2):  # module.Class, or module.Class.method
+        if len(parts) + cut < 1:
+            break
         try:
             owner: Any = import_module(".".join(parts[:cut]))
         except ImportError:
@@ -77,10 +117,11 @@ def _own_class(target: str, kind: type) -> Any:
     raise ValueError(refusal)
 
 
-def _called(make: Any, target: str, kind: type[T], arguments: dict[str, Any]) -> T:
+def _called(make: Any, target: str, kind: type[T], arguments: dict[str, Any], extra: dict[str, Any]) -> T:
+    taken = _taken(make, extra)
+    check_arguments(make, arguments, f"{target}: ", given=taken)
     try:
-        inspect.signature(make).bind(**arguments)
-        made = make(**arguments)
+        made = make(**arguments, **taken)
     except TypeError as error:
         raise ValueError(f"{target}: {error}") from error
     return _checked(made, target, kind)
@@ -102,3 +143,53 @@ def _holds_target(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "_target_" in value or _holds_target(list(value.values()))
     return isinstance(value, list | tuple) and any(_holds_target(part) for part in value)
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of what a class or function takes; none where names in them exist for a type checker only."""
+    # A dataclass's inherited fields are annotated with names of the parent's module: ask the class, not its __init__.
+    sources = [make, make.__init__] if is_dataclass(make) else [make.__init__ if inspect.isclass(make) else make]
+    for source in sources:
+        try:
+            return get_type_hints(source)
+        except (NameError, TypeError):
+            continue
+    return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of an annotated type; annotations richer than a configuration can hold always fit."""
+    if not isinstance(value, Mapping | list | tuple | str | int | float | bool | NoneType):
+        return True  # an object that a nested target made
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if hint in (int, float):  # YAML's 1 is a float too, its true is no number
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if hint in (str, bool, NoneType):
+        return isinstance(value, hint)
+    if hint is Path:
+        return isinstance(value, str)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if inspect.isclass(origin) and issubclass(origin, Iterable):
+        return isinstance(value, list | tuple) and all(_fits(part, parts[0]) for part in value)
+    return True
+
+
+def _described(hint: Any) -> str:
+    """An annotation in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_described(part) for part in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a group of keys"
+    if inspect.isclass(origin) and issubclass(origin, Iterable):
+        return f"a list, each {_described(parts[0])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    words[Path] = "a path"
+    return words.get(hint, getattr(hint, "__name__", str(hint)))

@@ -11,6 +11,7 @@ last -> step-00001000
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -122,19 +123,28 @@ def save(
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         for path in (*scratch.iterdir(), scratch):
             _flush(path)
-        if folder.exists():
-            # rename() replaces no folder that holds files; the old one steps aside under a name nobody reads.
-            aside = folder.parent / f".old-{folder.name}-{os.getpid()}"
-            folder.rename(aside)
-            scratch.rename(folder)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            scratch.rename(folder)
+        _put_in_place(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     _flush(folder.parent)
     return folder
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    """Rename the finished scratch folder; one that has the name already is replaced."""
+    if not folder.exists():
+        scratch.rename(folder)
+        return
+    # rename() replaces no folder that holds files; the old one steps aside under a name nobody reads.
+    aside = folder.parent / f".old-{folder.name}-{os.getpid()}"
+    folder.rename(aside)
+    try:
+        scratch.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def point_last_at(folder: Path) -> None:
@@ -168,17 +178,24 @@ def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool 
         ValueError: if a file is damaged, of another format, refused, or does not fit the configuration.
     """
     folder = Path(folder)
-    state, config = read_state(folder), _read_config(folder)
-    network_type = nn.Module if trust else ScoreNetwork
-    sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
-    network = build(config["network"], network_type, trust=trust)
+    state, config = read_state(folder), read_config(folder)
+    try:
+        sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
+        network = build(config["network"], nn.Module if trust else ScoreNetwork, trust=trust)
+        subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
+        branching = build(config["branching"], Renoise, trust=trust)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.yaml'}: {error}") from error
     load_weights(network, read_tensors(folder / "network.safetensors"), folder)
+    mean = torch.tensor(state["mean"])
+    if len(mean) != getattr(network, "dim", len(mean)):
+        raise ValueError(f"{folder / 'state.json'} is damaged: mean is {state['mean']}, of another dimension")
     return Checkpoint(
         network=network.to(device).eval(),
         sde=sde,
-        subdivision=build(config["subdivision"], Subdivision, trust=trust, sde=sde),
-        branching=build(config["branching"], Renoise, trust=trust),
-        normalization=Normalization(torch.tensor(state["mean"]), torch.tensor(state["std"])),
+        subdivision=subdivision,
+        branching=branching,
+        normalization=Normalization(mean, torch.tensor(state["std"])),
         config=config,
         step=state["step"],
         categories=tuple(state["categories"]),
@@ -225,20 +242,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         version = state.get("format_version") if isinstance(state, dict) else None
         raise ValueError(f"{path} has format_version {version!r}; this version reads {FORMAT_VERSION}")
-    checks = {"step": int, "mean": list, "std": float, "categories": list}
-    for key, kind in checks.items():
-        if not isinstance(state.get(key), kind):
+    whole = {
+        "step": lambda value: type(value) is int and value >= 0,
+        "mean": lambda value: isinstance(value, list) and value and all(map(_finite, value)),
+        "std": lambda value: _finite(value) and value > 0,
+        "categories": lambda value: isinstance(value, list),
+        "training": lambda value: value is None or isinstance(value, dict),
+    }
+    for key, holds in whole.items():
+        if not holds(state.get(key)):
             raise ValueError(f"{path} is damaged: {key} is {state.get(key)!r}")
     return state
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
-    Raises:
-        FileNotFoundError: if it is missing.
-        ValueError: if it is damaged.
-    """
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; FileNotFoundError if it is missing, ValueError if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a whole checkpoint: it has no {path.name}")
     try:
@@ -247,7 +269,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check config.yaml."""
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())

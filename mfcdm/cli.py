@@ -6,19 +6,21 @@ A mistake of the user ends in one sentence on stderr and exit code 2; a mistake 
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfcdm.version import __version__
 
-# What a user's input can cause; anything else is a bug and keeps its traceback.
-USER_ERRORS = (ValueError, FloatingPointError, OSError)
+# Beginnings of lines in errors of hydra and omegaconf that say nothing to a user of the commands.
+NOISE = ("object_type=", "reference_type=", "To append to your config use", "See https://hydra.cc/")
 
 
 def train() -> None:
@@ -35,6 +37,9 @@ def run_train(config: DictConfig, folder: Path) -> None:
     """Train as the configuration says, in `folder`."""
     from mfcdm.commands import train_run
 
+    others = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "trust="))]
+    if config.get("resume") is not None and Path(str(config.resume)).is_dir() and others:
+        _say(f"resume={config.resume} goes on with the run's own configuration; ignored: {' '.join(others)}")
     train_run(_plain(config), folder)
 
 
@@ -55,22 +60,35 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            run(config, Path(HydraConfig.get().runtime.output_dir))
-        except USER_ERRORS as error:
+            run(config, folder)
+        except user_errors() as error:
             failures.append(error)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # hydra makes it before anything is checked; what holds files stays
 
     task.__module__ = "__main__"  # hydra takes the job's name from here
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         failures.append(error)
+    except ValueError as error:  # hydra's own, which does not say what it is about
+        failures.append(ValueError(f"{' '.join(sys.argv[1:])}: {error}"))
     except KeyboardInterrupt:
         _stop("stopped by Ctrl-C", 130)
-    except OSError as error:
-        failures.append(error)
     if failures:
         _stop(sentence(failures[0]), 2)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """What a user's input can cause; anything else is a bug and keeps its traceback."""
+    import torch
+
+    from mfcdm.interaction import BackendUnavailable
+
+    return ValueError, FloatingPointError, OSError, MemoryError, torch.OutOfMemoryError, BackendUnavailable
 
 
 def config_folder() -> Path:
@@ -85,10 +103,11 @@ def sentence(error: Exception) -> str:
         return f"{error.filename or 'the system'}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
-    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
-        lines += [line.strip() for line in str(cause).splitlines() if line.strip().startswith("full_key")]
-    # omegaconf adds lines with internals of its object model
-    kept = [line for line in lines if not line.startswith(("object_type=", "reference_type="))]
+    if isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        lines.append(f"there is no key {cause.full_key}")
+    if "Config search path:" in lines:
+        lines = lines[: lines.index("Config search path:")]
+    kept = [line for line in lines if not line.startswith(NOISE)]
     return " ".join(kept) or type(error).__name__
 
 
@@ -103,5 +122,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"mfcdm: {message}", file=sys.stderr)  # noqa: T201
+    _say(message)
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    print(f"mfcdm: {message}", file=sys.stderr)  # noqa: T201

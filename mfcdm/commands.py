@@ -4,8 +4,10 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mfcdm import checkpoint
-from mfcdm.build import build
-from mfcdm.datasets import CloudDataset, Clouds, Normalization, rescaled
+from mfcdm.branching import Renoise
+from mfcdm.build import build, check_arguments
+from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset, rescaled
+from mfcdm.datasets.clouds import Scheme
 from mfcdm.generate import generate
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
@@ -33,26 +37,79 @@ from mfcdm.visualize import draw_clouds
 CONSOLE = Console(stderr=True)
 
 
+Group = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainKeys:
+    """The keys of train.yaml; groups with a _target_ are checked when they are built."""
+
+    sde: Group
+    subdivision: Group
+    branching: Group
+    network: Group
+    objective: Group
+    dataset: Group
+    sampler: Group
+    trainer: Group
+    name: str
+    seed: int
+    resume: str | None
+    normalization: Scheme
+    num_pictured: int
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class SampleKeys:
+    """The keys of sample.yaml."""
+
+    sampler: Group
+    checkpoint: str
+    output: str
+    num_clouds: int
+    num_particles: int | None
+    seed: int
+    batch_size: int
+    device: str
+    trust: bool
+
+
 def train_run(config: dict[str, Any], folder: Path) -> None:
     """Train as `config` says in `folder`, or go on in the folder that `config["resume"]` names."""
+    check_arguments(TrainKeys, config, "")
     start: Path | None = None
+    trust = True  # the user's own configuration
     if config["resume"] is not None:
-        folder = Path(config["resume"])
+        folder, trust = Path(config["resume"]), config["trust"]
         start = checkpoint.newest(folder / "checkpoints")
         if start is None:
-            raise FileNotFoundError(f"{folder} holds no whole checkpoint to resume from")
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+            raise FileNotFoundError(f"resume={folder}: it holds no whole checkpoint to go on from")
+        config = checkpoint.read_config(start)
+        check_arguments(TrainKeys, config, f"{start / 'config.yaml'}: ")
+    elif (old := checkpoint.newest(folder / "checkpoints")) is not None:
+        raise FileExistsError(f"{folder} already holds {old.name}; resume={folder} goes on, another folder starts anew")
+    for key in ("seed", "num_pictured"):
+        if config[key] < 0:
+            raise ValueError(f"{key} must be >= 0, got {config[key]}")
+    check_arguments(TrainerOptions, config["trainer"], "trainer.")
     options = TrainerOptions(**config["trainer"])
-    dataset: CloudDataset = build(config["dataset"], Dataset, trust=True)
-    clouds = rescaled(Clouds.of(dataset), config["normalization"])
-    sde = build(config["sde"], SDE, trust=True)  # type: ignore[type-abstract]
-    subdivision = build(config["subdivision"], Subdivision, trust=True, sde=sde)
+    _check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
+    sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
+    subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
+    build(config["branching"], Renoise, trust=trust)
+    sampler = build(config["sampler"], Sampler, trust=trust)  # type: ignore[type-abstract]
+    if config["num_pictured"] and sampler.num_steps < subdivision.num_levels:
+        raise ValueError(f"sampler.num_steps={sampler.num_steps} is too few for {subdivision.num_levels} levels")
+    torch.manual_seed(config["seed"])  # the network's first weights
+    network = build(config["network"], nn.Module, trust=trust)
+    clouds = rescaled(Clouds.of(_dataset(config["dataset"], trust)), config["normalization"])
+    clouds = _fitted_to(network, clouds)
     _check_cardinality(clouds, subdivision)
     normalization = Normalization.fit(clouds)
-    torch.manual_seed(config["seed"])  # the network's first weights
     trainer = Trainer(
-        build(config["network"], nn.Module, trust=True),
-        build(config["objective"], MeanFieldScoreMatching, trust=True, sde=sde, subdivision=subdivision),
+        network,
+        build(config["objective"], MeanFieldScoreMatching, trust=trust, sde=sde, subdivision=subdivision),
         Batches(_normalized(clouds, normalization), options.batch_size, config["seed"]),
         normalization,
         options,
@@ -72,24 +129,25 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
             bar.update(task, completed=step.share, description=text)
 
         last = trainer.run(observe)
-    CONSOLE.print(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
+    _say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
     if config["num_pictured"]:
-        _picture(config, folder, last, clouds)
+        _picture(checkpoint.load(last, trust=trust), sampler, config, folder, clouds)
 
 
 def sample_run(config: dict[str, Any], folder: Path) -> None:
     """Draw clouds as `config` says and write them into `folder`."""
-    device = config["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_arguments(SampleKeys, config, "")
+    device = _check_device(f"device={config['device']}", config["device"])
     model = checkpoint.load(config["checkpoint"], device, trust=config["trust"])
-    num_particles = config["num_particles"] or model.subdivision.cardinalities[-1]
+    num_particles = config["num_particles"]
+    if num_particles is None:
+        num_particles = model.subdivision.cardinalities[-1]
     sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
     x = draw(model, sampler, config["num_clouds"], num_particles, config["seed"], config["batch_size"])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "samples.npz", points=x.numpy())
     draw_clouds(folder / "samples.png", grid(list(x)))
-    CONSOLE.print(f"{len(x)} clouds of {num_particles} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
+    _say(f"{len(x)} clouds of {num_particles} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
 
 
 def draw(
@@ -126,18 +184,61 @@ def write_atomically(path: Path, **arrays: Any) -> None:
     scratch.replace(path)
 
 
-def _picture(config: dict[str, Any], folder: Path, last: Path, clouds: Clouds) -> None:
+def _picture(
+    model: checkpoint.Checkpoint, sampler: Sampler, config: dict[str, Any], folder: Path, clouds: Clouds
+) -> None:
     """samples/ and a picture of generated clouds above real ones."""
     count = config["num_pictured"]
-    model = checkpoint.load(last, trust=True)
-    sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
     num_particles = model.subdivision.cardinalities[-1]
     x = draw(model, sampler, count, num_particles, config["seed"], batch_size=count)
     (folder / "samples").mkdir(exist_ok=True)
     write_atomically(folder / "samples" / "samples.npz", points=x.numpy())
     real = [cloud[:num_particles] for cloud in clouds.points()[:count]]
     path = draw_clouds(folder / "samples.png", [list(x), real], ["generated", "training data"])
-    CONSOLE.print(f"picture: {path}")
+    _say(f"picture: {path}")
+
+
+def _dataset(config: Group, trust: bool) -> CloudDataset:
+    """The data set that a configuration names."""
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    if config.get("_target_") == "mfcdm.datasets.open_dataset":  # a function of ours, which `build` does not know
+        check_arguments(open_dataset, arguments, "dataset.")
+        return open_dataset(**arguments)
+    return cast(CloudDataset, build(config, Dataset, trust=trust))
+
+
+def _fitted_to(network: nn.Module, clouds: Clouds) -> Clouds:
+    """The clouds without labels where the network takes none.
+
+    Raises:
+        ValueError: if they are not what the network takes.
+    """
+    dim, classes = getattr(network, "dim", None), getattr(network, "num_classes", 0)
+    if dim is not None and dim != clouds.x.shape[2]:
+        raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the network {dim}; network.dim sets it")
+    if not classes:
+        return replace(clouds, labels=None)
+    if clouds.labels is None:
+        raise ValueError(f"network.num_classes={classes} needs labels, and the data set has none")
+    if int(clouds.labels.max()) >= classes:
+        raise ValueError(f"the labels go up to {int(clouds.labels.max())}: network.num_classes={classes} is too few")
+    return clouds
+
+
+def _check_device(setting: str, name: str) -> str:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" stands for.
+
+    Raises:
+        ValueError: if it is none of them, or is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ValueError(f"{setting} must be auto, cpu or cuda")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{setting} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return name
 
 
 def _check_cardinality(clouds: Clouds, subdivision: Subdivision) -> None:
@@ -157,12 +258,9 @@ def _describe(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml and environment.json: a run folder explains itself."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
     about = {
         "mfcdm": __version__,
-        "git": commit or None,
+        "git": _commit(),
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
@@ -171,6 +269,21 @@ def _describe(folder: Path, config: dict[str, Any]) -> None:
         "command": sys.argv,
     }
     (folder / "environment.json").write_text(json.dumps(about, indent=1))
+
+
+def _commit() -> str | None:
+    """The git commit of the code, None where it is no clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _say(line: str) -> None:
+    """A line that stays whole however long its paths are."""
+    CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _bar(title: str) -> Progress:

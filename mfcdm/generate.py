@@ -140,7 +140,7 @@ def generate_from_score(
     Returns:
         (B, N, D).
     """
-    levels = subdivision.for_cardinality(num_particles, sde)
+    levels = subdivision.for_cardinality(num_particles)
     starts = [1.0, *(branching.pushed_time(t, sde) for t in levels.times[1:])]
     grows = [False, *(b > a for a, b in zip(levels.cardinalities[:-1], levels.cardinalities[1:], strict=True))]
     starts = [start if grown else t for start, grown, t in zip(starts, grows, levels.times, strict=True)]

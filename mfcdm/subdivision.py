@@ -140,48 +140,33 @@ class Subdivision:
             return (1.0 / self.num_levels,) * self.num_levels
         if kind != "bound":
             raise ValueError(f"level weights must be 'uniform' or 'bound', got {kind!r}")
-        ratio = self._last_ratio()
-        following = (*self.cardinalities[1:], self.cardinalities[-1] * ratio)
+        n_last = self.cardinalities[-1]
+        following = (*self.cardinalities[1:], n_last * (n_last // self.cardinalities[-2] if self.num_levels > 1 else 2))
         raw = [
             (n_1 / n_0 * math.sqrt(n_1)) ** -k
             for k, (n_0, n_1) in enumerate(zip(self.cardinalities, following, strict=True))
         ]
         return tuple(w / sum(raw) for w in raw)
 
-    def for_cardinality(self, num_particles: int, sde: SDE) -> Subdivision:
-        """The levels that generate `num_particles` particles, any number >= 1.
+    def for_cardinality(self, num_particles: int) -> Subdivision:
+        """The levels that generate `num_particles` particles, any number >= 1, at the same times.
 
-        Between N_0 and N_K, a level takes min(N_k, num_particles): the last growth keeps a part of its copies. Below
-        N_0 the levels stay at N_0, and the caller keeps a random subset: a subset of an exchangeable cloud is a smaller
-        cloud of the same law. Above N_K, levels are appended whose SNR grows with N as the spacing "snr" has it; a
-        growth that finds no room before t_min is made by the last one. One level stays one level: without subdivision
-        the whole cloud exists from t = 1 on.
+        Up to N_K, a level takes min(N_k, num_particles): the last growth keeps a part of its copies. Below N_0 the
+        levels stay at N_0, and the caller keeps a random subset: a subset of an exchangeable cloud is a smaller cloud of
+        the same law. Above N_K, every level grows by num_particles / N_K, rounded up: the network is a functional of
+        the empirical measure and takes more particles at any time, and where the copies of a particle part from each
+        other stays as it was trained. (Growing only after the last level is cheaper and measurably worse: copies
+        that part later stay correlated.)
 
         Args:
             num_particles: the requested cardinality.
-            sde: fixes the times of appended levels.
 
         Raises:
             ValueError: if num_particles < 1.
         """
         if num_particles < 1:
             raise ValueError(f"num_particles must be >= 1, got {num_particles}")
-        if self.num_levels == 1:
-            return Subdivision((max(num_particles, 1),), self.times)
-        counts = [min(n, max(num_particles, self.cardinalities[0])) for n in self.cardinalities]
-        times, ratio = list(self.times), self._last_ratio()
-        log_snr = float(sde.log_snr(torch.tensor(times[-1], dtype=torch.float64)))
-        # A level must keep room below it: half of its SNR growth again before t_min.
-        highest = float(sde.log_snr(torch.tensor(sde.t_min, dtype=torch.float64))) - 0.5 * math.log(ratio)
-        while counts[-1] < num_particles and log_snr + math.log(ratio) < highest:
-            log_snr += math.log(ratio)
-            counts.append(min(counts[-1] * ratio, num_particles))
-            times.append(float(sde.time_of_log_snr(torch.tensor(log_snr, dtype=torch.float64))))
-        counts[-1] = max(counts[-1], num_particles)
-        return Subdivision(counts, times)
-
-    def _last_ratio(self) -> int:
-        """b of the last branching, 2 where there is none."""
-        if self.num_levels == 1:
-            return 2
-        return max(2, -(-self.cardinalities[-1] // self.cardinalities[-2]))
+        last, wanted = self.cardinalities[-1], max(num_particles, self.cardinalities[0])
+        if wanted > last:
+            return Subdivision([-(-n * wanted // last) for n in self.cardinalities], self.times)
+        return Subdivision([min(n, wanted) for n in self.cardinalities], self.times)

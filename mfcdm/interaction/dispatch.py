@@ -1,5 +1,7 @@
 """The public convolution: it validates, chooses a backend and runs it."""
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -7,15 +9,17 @@ from torch import Tensor
 
 from mfcdm.interaction.arguments import check_clouds, check_values
 from mfcdm.interaction.geometry import BallGeometry
+from mfcdm.interaction.native import MAX_DIM, ball_convolution_native, reason_unavailable
 from mfcdm.interaction.reference import ball_convolution_reference
 from mfcdm.interaction.tiled import ball_convolution_tiled
 
 KNOWN_BACKENDS = ("reference", "tiled", "native", "triton")
 
-# "auto" takes the dense reference up to this many pairs B N M. Measured with 4 heads of 16 channels on one CPU thread:
-# below it sorting and bookkeeping cost more than they save (4 clouds of 256 points take equally long), above it the
-# dense intermediates leave the caches.
-DENSE_PAIRS = 2**18
+# "auto" takes the dense reference up to this many pairs B N M, by the backend that it would take above. Measured with
+# 4 heads of 16 channels on one CPU thread: below, sorting (1.2 ms, however few the points) costs more than it saves.
+# "native" breaks even at 2^16 if it sorts for one call, at 2^14 if several layers share the geometry; "tiled" at 2^18,
+# where the dense intermediates leave the caches.
+DENSE_PAIRS = {"native": 2**15, "tiled": 2**18}
 
 
 class BackendUnavailable(RuntimeError):
@@ -28,12 +32,16 @@ def _reference(x: Tensor, v: Tensor, bandwidth: Tensor, *, geometry: BallGeometr
 
 
 # Every backend is called as (x, v, bandwidth, *, radius, y, lengths, source_lengths, normalize, geometry).
-_BACKENDS: dict[str, Callable[..., Tensor]] = {"reference": _reference, "tiled": ball_convolution_tiled}
+_BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "reference": _reference,
+    "tiled": ball_convolution_tiled,
+    "native": ball_convolution_native,
+}
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that can run here."""
-    return tuple(_BACKENDS)
+    """Return the names of the backends that can run here; the first call may compile "native", in a second or two."""
+    return tuple(name for name in _BACKENDS if name != "native" or reason_unavailable() is None)
 
 
 def uses_geometry(x: Tensor, y: Tensor | None = None, backend: str = "auto") -> bool:
@@ -82,7 +90,10 @@ def ball_convolution(
         normalize: "mean" or "kernel".
         geometry: `BallGeometry.build` of the same x, radius, lengths, y and source_lengths, to share among calls. Its
             shapes, device and radius are compared, its positions are not.
-        backend: "reference" (dense, the definition), "tiled" (near pairs of tiles) or "auto".
+        backend: "reference" (dense, the definition), "tiled" (near pairs of tiles, in torch), "native" (the same in C,
+            for D <= 3 on the CPU, on torch.get_num_threads() threads; compiled on first use) or "auto": the fastest
+            for these shapes and this device, in the same precision. Where "auto" would take "native" but cannot
+            compile it, it takes "tiled" and warns once.
 
     Returns:
         The averages (B, H, N, C), in the dtype of v.
@@ -99,8 +110,11 @@ def ball_convolution(
     name = _choose(x, y) if backend == "auto" else backend
     if name not in KNOWN_BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, KNOWN_BACKENDS))}, but is {name!r}")
-    if name not in _BACKENDS:
-        raise BackendUnavailable(f"backend {name!r} cannot run here; available are {', '.join(_BACKENDS)}")
+    reason = _reason_against(name, x)
+    if reason is not None:
+        raise BackendUnavailable(
+            f"backend {name!r} cannot run here; available are {', '.join(available_backends())}: {reason}"
+        )
     with torch.autocast(x.device.type, enabled=False):
         return _BACKENDS[name](
             x,
@@ -115,7 +129,32 @@ def ball_convolution(
         )
 
 
+def _reason_against(name: str, x: Tensor) -> str | None:
+    """Return why a known backend cannot run on these queries, as a phrase; None where it can."""
+    if name not in _BACKENDS:
+        return f"{name} is not installed"
+    return reason_unavailable(x) if name == "native" else None
+
+
 def _choose(x: Tensor, y: Tensor | None) -> str:
     """Choose the fastest backend for these shapes; the result differs by rounding only."""
     num_pairs = x.shape[0] * x.shape[1] * (x if y is None else y).shape[1]
-    return "reference" if num_pairs <= DENSE_PAIRS else "tiled"
+    if num_pairs <= min(DENSE_PAIRS.values()):
+        return "reference"
+    has_native_kernel = x.device.type == "cpu" and x.shape[-1] <= MAX_DIM
+    reason = reason_unavailable(x)
+    if reason is None:
+        return "native"
+    if num_pairs <= DENSE_PAIRS["tiled"]:
+        return "reference"
+    if has_native_kernel:
+        _warn_once(reason)
+    return "tiled"
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"the ball convolution runs several times slower than it could, as backend 'tiled' and not 'native': {reason}",
+        stacklevel=4,
+    )

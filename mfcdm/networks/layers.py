@@ -15,7 +15,7 @@ from mfcdm.interaction import BallGeometry, ball_convolution
 
 # Added to the local density, itself at most 1: where nobody but the particle itself is near, its own weight 1/N would
 # otherwise be all of the average, for every N, and an average that one particle makes has no mean-field limit.
-DENSITY_FLOOR = 1e-3
+DENSITY_FLOOR = 4e-3
 
 
 class LocalInteraction(nn.Module):

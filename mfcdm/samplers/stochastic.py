@@ -76,7 +76,7 @@ class MultiplicativeSampler(StochasticSampler):
     is made in substeps of gamma <= MAX_GAMMA; they use the prediction that the step has already paid for.
     """
 
-    MAX_GAMMA: ClassVar[float] = 1 / 32  # at 50 steps of full noise, substeps leave less error than the flow step does
+    MAX_GAMMA: ClassVar[float] = 1 / 32  # leaves a bias of 1 % of sigma in mean and spread at y = sigma = 1
 
     def noise_step(self, x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
         """See the class."""

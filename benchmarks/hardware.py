@@ -1,0 +1,30 @@
+"""What every benchmark shares: the hardware's name and the csv."""
+
+import csv
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def hardware_name() -> str:
+    """The accelerator's name, or the processor's with its number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], **settings: Any) -> None:
+    """Write the rows; every row repeats the settings and names the hardware and torch."""
+    about = {**settings, "hardware": hardware_name(), "torch": torch.__version__}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0], *about])
+        writer.writeheader()
+        writer.writerows({**row, **about} for row in rows)

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import Dataset
+
+from mfcdm.branching import Renoise
+from mfcdm.build import build, check_arguments
+from mfcdm.cli import config_folder
+from mfcdm.commands import SampleKeys, TrainKeys
+from mfcdm.datasets import open_dataset
+from mfcdm.objective import MeanFieldScoreMatching
+from mfcdm.samplers import Sampler
+from mfcdm.sde import SDE, CosineVPSDE
+from mfcdm.subdivision import Subdivision
+from mfcdm.training.engine import TrainerOptions
+
+FOLDER = config_folder()
+SIZES = {"dataset=shapes": ["dataset.num_clouds=2", "dataset.num_points=8"]}
+OPTIONS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+KINDS = {
+    "sde": SDE,
+    "subdivision": Subdivision,
+    "branching": Renoise,
+    "network": nn.Module,
+    "sampler": Sampler,
+    "dataset": Dataset,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_the_folder():
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clouds.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(3, 16, 3)))
+    return path
+
+
+def composed(command, *overrides):
+    config = OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)
+    check_arguments(SampleKeys if command == "sample" else TrainKeys, config, "")
+    return config
+
+
+def build_all(config):
+    """Build every object of a configuration, as strictly as a stranger's checkpoint is built."""
+    sde = build(config["sde"], SDE)
+    subdivision = build(config["subdivision"], Subdivision, sde=sde)
+    assert subdivision.times[-1] > sde.t_min
+    build(config["objective"], MeanFieldScoreMatching, sde=sde, subdivision=subdivision)
+    build(config["network"], nn.Module)
+    build(config["sampler"], Sampler)
+    build(config["branching"], Renoise)
+    check_arguments(TrainerOptions, config["trainer"], "trainer.")
+    TrainerOptions(**config["trainer"])
+
+
+def of_group(option, archive):
+    """The overrides that choose an option, with a path where it needs one."""
+    group, name = option.split("/")
+    given = [f"{group}={name}"]
+    if option in ("dataset/archive", "experiment/airplane"):
+        given.append(f"dataset.path={archive}")
+    return given
+
+
+def test_all_yaml_files_are_tested():
+    tested = {FOLDER / "train.yaml", FOLDER / "sample.yaml", *(FOLDER / f"{option}.yaml" for option in OPTIONS)}
+    assert set(FOLDER.rglob("*.yaml")) == tested
+
+
+def test_defaults_build():
+    build_all(composed("train"))
+    build(composed("sample", "checkpoint=somewhere")["sampler"], Sampler)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_with_train_and_builds(option, archive):
+    config = composed("train", *of_group(option, archive))
+    build_all(config)
+    if option == "dataset/auto":
+        check_arguments(open_dataset, {key: value for key, value in config["dataset"].items() if key != "_target_"}, "")
+    elif option.startswith("dataset/"):
+        assert len(build(config["dataset"], Dataset)) >= 1
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("sampler/")])
+def test_every_sampler_composes_with_sample(option):
+    config = composed("sample", "checkpoint=somewhere", option.replace("/", "="))
+    build(config["sampler"], Sampler)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("/")[0] in KINDS])
+def test_unknown_keys_are_refused_by_what_is_built(option, archive):
+    group = option.split("/")[0]
+    if option == "dataset/auto":
+        pytest.skip("a function, called by the command; tests/test_commands.py covers it")
+    config = composed("train", *of_group(option, archive), f"+{group}.unheard_of=1")
+    with pytest.raises(ValueError, match="unheard_of is unknown"):
+        build(config[group], KINDS[group], sde=CosineVPSDE())
+
+
+@pytest.mark.parametrize("key", ["seeed", "network.widht", "trainer.steps", "sampler.steps"])
+def test_unknown_keys_are_refused_by_composition(key):
+    with pytest.raises(ConfigCompositionException, match=key.replace(".", r"\.")):
+        compose("train", overrides=[f"{key}=1"])
+
+
+def test_unknown_keys_at_the_top_are_refused():
+    with pytest.raises(ValueError, match=r"^steps is unknown"):
+        composed("train", "+steps=3")
+    with pytest.raises(ValueError, match=r"^steps is unknown"):
+        composed("sample", "checkpoint=somewhere", "+steps=3")
+
+
+def test_sizes_are_ordered():
+    def parameters(name):
+        network = build(composed("train", f"network={name}")["network"], nn.Module)
+        return sum(weight.numel() for weight in network.parameters())
+
+    assert parameters("tiny") < parameters("small") < parameters("base")
+
+
+def test_small_is_the_default_of_the_library():
+    from mfcdm.networks import ScoreNetwork
+
+    configured = build(composed("train", "network=small")["network"], nn.Module)
+    shapes = {name: weight.shape for name, weight in ScoreNetwork().state_dict().items()}
+    assert {name: weight.shape for name, weight in configured.state_dict().items()} == shapes
+
+
+def test_configurations_lie_beside_the_package_in_a_clone():
+    assert Path(__file__).resolve().parents[1] / "configs" == FOLDER
