@@ -134,18 +134,19 @@ INLINE int points_in(const side *side, int64_t tile)
 static group group_of(const layout *rows, int64_t slot, int num_rows)
 {
     group group = {.num_rows = num_rows};
+    int diverged = 0;
     for (int d = 0; d < SPACE; d++) {
         const real *x = rows->points + d * rows->num_slots + slot;
-        real low = INFINITY, high = -INFINITY;
+        group.low[d] = INFINITY, group.high[d] = -INFINITY;
         for (int lane = 0; lane < num_rows; lane++) {
-            if (x[lane] < low) low = x[lane];
-            if (x[lane] > high) high = x[lane];
+            if (x[lane] < group.low[d]) group.low[d] = x[lane];
+            if (x[lane] > group.high[d]) group.high[d] = x[lane];
+            diverged |= x[lane] != x[lane];
         }
-        for (int lane = 0; lane < num_rows; lane++) /* a diverged point is near everybody, and so stays visible */
-            if (x[lane] != x[lane]) low = -INFINITY, high = INFINITY;
-        group.low[d] = low, group.high[d] = high;
         memcpy(&group.x[d], x, sizeof(vec));
     }
+    for (int d = 0; d < SPACE && diverged; d++) /* NaN is near everybody, and so stays visible */
+        group.low[d] = -INFINITY, group.high[d] = INFINITY;
     for (int lane = num_rows; lane < LANES; lane++) group.outside[lane] = ~(bits)0;
     return group;
 }
@@ -160,8 +161,8 @@ INLINE int append_near(int64_t *slot, const group *group, const layout *columns,
             vec y, gap, other;
             memcpy(&y, columns->points + d * columns->num_slots + tile * TILE + part, sizeof(vec));
             gap = group->low[d] - y, other = y - group->high[d];
-            gap = choose((mask)(gap > other), gap, other);
-            gap = choose((mask)(gap > 0), gap, (vec){0});
+            gap = choose((mask)(other > gap), other, gap);
+            gap = choose((mask)(gap < 0), (vec){0}, gap);
             distance += gap * gap;
         }
         memcpy(far + part, &distance, sizeof(vec));

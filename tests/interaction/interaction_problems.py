@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mfcdm.interaction import BallGeometry
+from mfcdm.interaction.reference import ball_convolution_reference
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -139,3 +142,29 @@ def rounding_floor(problem: Problem, g: Tensor, normalize: str, dtype: torch.dty
         "y": dy,
         "bandwidth": spread * problem.radius**2 / problem.bandwidth**3,
     }
+
+
+def build(problem: Problem) -> BallGeometry:
+    return BallGeometry.build(problem.x, problem.radius, problem.lengths, problem.y, problem.source_lengths)
+
+
+def upstream(problem: Problem, seed: int = 0) -> Tensor:
+    """Draw a gradient of the output."""
+    shape = (*problem.v.shape[:2], problem.x.shape[1], problem.v.shape[3])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=problem.v.dtype)
+
+
+def assert_as_exact_as_dense(function, problem: Problem, normalize: str) -> None:
+    """The error is at most twice that of the dense reference in the same dtype, or what rounding owes anyway."""
+    g = upstream(problem)
+    exact = output_and_gradients(ball_convolution_reference, problem.to(torch.float64), g, normalize=normalize)
+    dense = output_and_gradients(ball_convolution_reference, problem, g, normalize=normalize)
+    ours = output_and_gradients(function, problem, g, normalize=normalize)
+    floor = rounding_floor(problem, g, normalize, problem.x.dtype)
+    for name, value in exact.items():
+        assert ours[name].dtype == dense[name].dtype
+        error, allowed = (ours[name] - value).abs(), 2 * (dense[name] - value).abs() + floor[name]
+        # subnormal float32 results (a gradient of x at scale 1e25, say) have no relative accuracy to keep
+        allowed = allowed + 2 * torch.finfo(problem.x.dtype).tiny
+        worst = (error - allowed).max() if error.numel() else -1
+        assert (error <= allowed).all(), f"{name}: beyond the bound by {worst}"

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from interaction_problems import random_problem
 
 from mfcdm.interaction import BackendUnavailable, BallGeometry, available_backends, ball_convolution, dispatch
+from tests.interaction.interaction_problems import random_problem
 
 X, V, BANDWIDTH = torch.zeros(2, 5, 3), torch.zeros(2, 4, 5, 6), torch.ones(4)
 INT, Y = torch.tensor([1, 5]), torch.zeros(2, 7, 3)

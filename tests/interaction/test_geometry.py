@@ -2,13 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interaction_problems import beyond, random_problem
 
 from mfcdm.interaction import BallGeometry, boxes
-
-
-def build(problem):
-    return BallGeometry.build(problem.x, problem.radius, problem.lengths, problem.y, problem.source_lengths)
+from tests.interaction.interaction_problems import beyond, build, random_problem
 
 
 def pairs_of(geometry):

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from interaction_problems import output_and_gradients, random_problem
 
 from mfcdm.interaction.reference import ball_convolution_reference
+from tests.interaction.interaction_problems import output_and_gradients, random_problem
 
 NORMALIZATIONS = ("mean", "kernel")
 

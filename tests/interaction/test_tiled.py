@@ -4,43 +4,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interaction_problems import output_and_gradients, random_problem, rounding_floor
 
-from mfcdm.interaction import BallGeometry, ball_convolution, tiled
+from mfcdm.interaction import ball_convolution, tiled
 from mfcdm.interaction.reference import ball_convolution_reference
 from mfcdm.interaction.tiled import ball_convolution_tiled
+from tests.interaction.interaction_problems import (
+    assert_as_exact_as_dense,
+    build,
+    output_and_gradients,
+    random_problem,
+    upstream,
+)
 
 NORMALIZATIONS = ("mean", "kernel")
-
-
-def build(problem):
-    return BallGeometry.build(problem.x, problem.radius, problem.lengths, problem.y, problem.source_lengths)
 
 
 def convolve(problem, normalize="mean", **keywords):
     arguments = {**problem.keywords, **keywords}
     return ball_convolution_tiled(problem.x, problem.v, problem.bandwidth, **arguments, normalize=normalize)
-
-
-def upstream(problem, seed=0):
-    shape = (*problem.v.shape[:2], problem.x.shape[1], problem.v.shape[3])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=problem.v.dtype)
-
-
-def assert_as_exact_as_dense(problem, normalize):
-    """The error is at most twice that of the dense reference in the same dtype, or what rounding owes anyway."""
-    g = upstream(problem)
-    exact = output_and_gradients(ball_convolution_reference, problem.to(torch.float64), g, normalize=normalize)
-    dense = output_and_gradients(ball_convolution_reference, problem, g, normalize=normalize)
-    ours = output_and_gradients(ball_convolution_tiled, problem, g, normalize=normalize)
-    floor = rounding_floor(problem, g, normalize, problem.x.dtype)
-    for name, value in exact.items():
-        assert ours[name].dtype == dense[name].dtype
-        error, allowed = (ours[name] - value).abs(), 2 * (dense[name] - value).abs() + floor[name]
-        # subnormal float32 results (a gradient of x at scale 1e25, say) have no relative accuracy to keep
-        allowed = allowed + 2 * torch.finfo(problem.x.dtype).tiny
-        worst = (error - allowed).max() if error.numel() else -1
-        assert (error <= allowed).all(), f"{name}: beyond the bound by {worst}"
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
@@ -82,7 +63,7 @@ SIZES = st.sampled_from([1, 2, 17, 31, 32, 33, 64, 129])
     st.sampled_from(NORMALIZATIONS),
 )
 def test_it_is_as_exact_as_the_dense_reference(problem, normalize):
-    assert_as_exact_as_dense(problem, normalize)
+    assert_as_exact_as_dense(ball_convolution_tiled, problem, normalize)
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
@@ -91,7 +72,7 @@ def test_it_is_as_exact_on_clouds_of_many_tiles(normalize, num_sources):
     problem = random_problem(0, 1000, num_sources, num_clouds=1, radius=0.3, dtype=torch.float32)
     geometry = build(problem)
     assert len(geometry.near_tiles) < 0.9 * geometry.query_tiles * geometry.source_tiles  # something is skipped
-    assert_as_exact_as_dense(problem, normalize)
+    assert_as_exact_as_dense(ball_convolution_tiled, problem, normalize)
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
