@@ -26,7 +26,7 @@ demo: setup  ## Train on embedded shapes for three minutes, then draw clouds fro
 	@echo "clouds drawn from the checkpoint:      $(DEMO)/drawn/samples.png"
 
 test: lint  ## Check the style and types, then run all tests on the CPU.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: setup  ## Check style and types only.
 	$(BIN)/ruff check .

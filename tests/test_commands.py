@@ -14,9 +14,6 @@ from mfcdm import __version__, checkpoint
 from mfcdm.commands import draw
 from mfcdm.samplers import Langevin
 
-# All tests of this file share one small run; on several workers each would make its own.
-pytestmark = pytest.mark.xdist_group("commands")
-
 TINY = (
     "network=tiny",
     "subdivision.num_particles=64",

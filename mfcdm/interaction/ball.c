@@ -1,6 +1,6 @@
 /* The ball convolution and its gradients over near pairs of tiles: what tiled.py computes, in C.
  *
- *     out_bhi = 1/Z sum_j w_hij v_bhj,    w_hij = exp(-kappa_h u_ij) (1 - u_ij)^2,    u_ij = min(|x_i - y_j|^2 / R^2, 1)
+ *     out_bhi = 1/Z sum_j w_hij v_bhj,  w_hij = exp(-kappa_h u_ij) (1 - u_ij)^2,  u_ij = min(|x_i - y_j|^2 / R^2, 1)
  *
  * Every pass is a sweep over rows i that gathers from columns j. The rows of one vector register (a group) are treated
  * together, one row a lane. For each group the columns within R of its bounding box are collected into batches; a batch
@@ -65,11 +65,11 @@ static int lay_out(layout *to, const problem *p, const side *side, const array *
             for (int64_t h = 0; values && h < num_heads; h++) {
                 real *feature = to->features + (slot * num_heads + h) * channels, pairing = 0;
                 const real scale = weight && s < count ? weight[(b * num_heads + h) * side->num_rows + i] : 1;
-                copy(feature, row_of(values, b, h, i), values->strides[3], scale, s < count ? num_channels : 0, channels);
+                const int64_t num = s < count ? num_channels : 0;
+                copy(feature, row_of(values, b, h, i), values->strides[3], scale, num, channels);
                 if (!out) continue;
                 const real *average = row_of(out, b, h, i);
-                for (int64_t c = 0; s < count && c < num_channels; c++)
-                    pairing += feature[c] * average[c * out->strides[3]];
+                for (int64_t c = 0; c < num; c++) pairing += feature[c] * average[c * out->strides[3]];
                 to->pairing[slot * num_heads + h] = pairing;
             }
         }
@@ -221,7 +221,8 @@ static void sweep_tile(const problem *p, const sweep *sweep, int64_t tile, vec *
         }
         const real du_dx = (real)(2 * p->unit / p->squared_radius); /* du/dx_i = 2 (x_i - y_j) / R^2 */
         for (int d = 0; d < SPACE; d++) dx[d] *= du_dx;
-        if (sweep->positions->data) write_rows(sweep->positions, rows->side, tile, part, num_rows, dx, 1, p->dim, SPACE);
+        if (sweep->positions->data)
+            write_rows(sweep->positions, rows->side, tile, part, num_rows, dx, 1, p->dim, SPACE);
         if (sweep->carried->data)
             write_rows(sweep->carried, rows->side, tile, part, num_rows, sum, num_heads, p->num_channels, channels);
     }
