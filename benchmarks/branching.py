@@ -84,7 +84,8 @@ def main() -> None:
         full = mean if name == "full cardinality" else full
         by_seed = " ".join(f"{float(e.mean()):.4f}" for e in errors)
         print(f"{name:<18} {push:>5} {mean:>8.4f} {spread:>7.4f} {mean / full:>8.2f}   {by_seed}", flush=True)
-        rows.append({"variant": name, "push": push, "error": mean, "standard_error": spread, "ratio_to_full": mean / full})
+        row = {"variant": name, "push": push, "error": mean, "standard_error": spread, "ratio_to_full": mean / full}
+        rows.append(row)
     write_csv(options.output, rows, clouds=options.clouds, steps=options.steps, seeds=options.seeds)
 
 

@@ -152,11 +152,11 @@ class Subdivision:
         """The levels that generate `num_particles` particles, any number >= 1, at the same times.
 
         Up to N_K, a level takes min(N_k, num_particles): the last growth keeps a part of its copies. Below N_0 the
-        levels stay at N_0, and the caller keeps a random subset: a subset of an exchangeable cloud is a smaller cloud of
-        the same law. Above N_K, every level grows by num_particles / N_K, rounded up: the network is a functional of
-        the empirical measure and takes more particles at any time, and where the copies of a particle part from each
-        other stays as it was trained. (Growing only after the last level is cheaper and measurably worse: copies
-        that part later stay correlated.)
+        levels stay at N_0, and the caller keeps a random subset: a subset of an exchangeable cloud is a smaller cloud
+        of the same law. Above N_K, every level grows by num_particles / N_K, rounded up: the network is a functional
+        of the empirical measure and takes more particles at any time, and the copies of a particle part from each
+        other where they did in training. Growing only after the last level would be cheaper, but copies that part
+        later stay correlated.
 
         Args:
             num_particles: the requested cardinality.

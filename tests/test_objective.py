@@ -100,7 +100,7 @@ def test_no_rescaled_score_has_a_lower_loss_than_the_exact_one(prediction, jacob
 
 
 def test_the_jacobian_residual_of_the_exact_score_has_mean_zero():
-    """E[(noise (noise . u) - u) | x_t] = sigma^2 ((grad s) u + s (s . u)); seen through a test function, per particle."""
+    """E[(noise (noise . u) - u) | x_t] = sigma^2 ((grad s) u + s (s . u)), seen through test functions."""
     law, n, clouds = strong_interaction(4), 4, 20000
     objective = MeanFieldScoreMatching(SDE, Subdivision([n], [1.0]), 1.0)
     t = torch.full((clouds,), 0.4, dtype=torch.float64)

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused(make, sentence):
 
 def test_bad_runs_are_refused():
     sde, x = CosineVPSDE(), torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match="t_start=0.1, t_end=0.5"):
+    with pytest.raises(ValueError, match=r"t_start=0\.1, t_end=0\.5"):
         Langevin().sample(lambda x, t, lengths=None: x, sde, x, t_start=0.1, t_end=0.5)
     with pytest.raises(ValueError, match=r"\(B, N, D\)"):
         Langevin().sample(lambda x, t, lengths=None: x, sde, x[0])
