@@ -107,9 +107,9 @@ INLINE real *row_of(const array *a, int64_t b, int64_t h, int64_t i)
 
 INLINE vec choose(mask m, vec yes, vec no) { return (vec)((m & (mask)yes) | (~m & (mask)no)); }
 
-/* exp(z) 2^shift for z <= 0, to about one unit in the last place; exactly 0 below twice the smallest normal number; NaN for NaN.
- * z = n log(2) + r with n an integer and |r| <= log(2)/2. exp(r) is its Taylor series, 2^n is written into the bits of
- * an exponent, and log(2) = LOG2_HIGH + LOG2_LOW, where n LOG2_HIGH is exact. */
+/* exp(z) 2^shift for z <= 0, to about one unit in the last place; exactly 0 below twice the smallest normal number;
+ * NaN for NaN. z = n log(2) + r with n an integer and |r| <= log(2)/2: exp(r) is its Taylor series, 2^n is written into
+ * the bits of an exponent, and log(2) = LOG2_HIGH + LOG2_LOW, where n LOG2_HIGH is exact. */
 INLINE vec exp_shifted(vec z, int shift)
 {
     static const real inverse_factorial[] = {
