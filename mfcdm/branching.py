@@ -16,7 +16,7 @@ class Renoise:
 
     b copies a parent follow the forward kernel from tau to the time whose log-SNR is lower by `push` nats (at most
     t = 1), and are denoised again from there. The law of one particle is kept exactly; copies of one parent stay
-    correlated, less and less as the push grows (`benchmarks/branching.py` measures how much).
+    correlated, less and less as the push grows: `benchmarks/branching.py` measures how much, and chose the default.
 
     Args:
         push: log-SNR given up, in nats, >= 0.
@@ -25,7 +25,7 @@ class Renoise:
         ValueError: if push is negative or not finite.
     """
 
-    push: float = 1.4
+    push: float = 2.1
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""

@@ -4,8 +4,6 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +19,11 @@ from mfcdm import checkpoint
 from mfcdm.branching import Renoise
 from mfcdm.build import build, check_arguments
 from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset, rescaled
-from mfcdm.datasets.clouds import Scheme
 from mfcdm.generate import generate
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE
+from mfcdm.settings import Group, SampleKeys, TrainKeys, check_cardinality, check_device, fitted_to
 from mfcdm.subdivision import Subdivision
 from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Progress as Step
@@ -35,44 +33,6 @@ from mfcdm.version import __version__
 from mfcdm.visualize import draw_clouds
 
 CONSOLE = Console(stderr=True)
-
-
-Group = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TrainKeys:
-    """The keys of train.yaml; groups with a _target_ are checked when they are built."""
-
-    sde: Group
-    subdivision: Group
-    branching: Group
-    network: Group
-    objective: Group
-    dataset: Group
-    sampler: Group
-    trainer: Group
-    name: str
-    seed: int
-    resume: str | None
-    normalization: Scheme
-    num_pictured: int
-    trust: bool = False
-
-
-@dataclass(frozen=True)
-class SampleKeys:
-    """The keys of sample.yaml."""
-
-    sampler: Group
-    checkpoint: str
-    output: str
-    num_clouds: int
-    num_particles: int | None
-    seed: int
-    batch_size: int
-    device: str
-    trust: bool
 
 
 def train_run(config: dict[str, Any], folder: Path) -> None:
@@ -94,7 +54,7 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
             raise ValueError(f"{key} must be >= 0, got {config[key]}")
     check_arguments(TrainerOptions, config["trainer"], "trainer.")
     options = TrainerOptions(**config["trainer"])
-    _check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
+    check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
     sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
     subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
     build(config["branching"], Renoise, trust=trust)
@@ -104,8 +64,8 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
     torch.manual_seed(config["seed"])  # the network's first weights
     network = build(config["network"], nn.Module, trust=trust)
     clouds = rescaled(Clouds.of(_dataset(config["dataset"], trust)), config["normalization"])
-    clouds = _fitted_to(network, clouds)
-    _check_cardinality(clouds, subdivision)
+    clouds = fitted_to(network, clouds)
+    check_cardinality(clouds, subdivision)
     normalization = Normalization.fit(clouds)
     trainer = Trainer(
         network,
@@ -137,7 +97,7 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
 def sample_run(config: dict[str, Any], folder: Path) -> None:
     """Draw clouds as `config` says and write them into `folder`."""
     check_arguments(SampleKeys, config, "")
-    device = _check_device(f"device={config['device']}", config["device"])
+    device = check_device(f"device={config['device']}", config["device"])
     model = checkpoint.load(config["checkpoint"], device, trust=config["trust"])
     num_particles = config["num_particles"]
     if num_particles is None:
@@ -205,49 +165,6 @@ def _dataset(config: Group, trust: bool) -> CloudDataset:
         check_arguments(open_dataset, arguments, "dataset.")
         return open_dataset(**arguments)
     return cast(CloudDataset, build(config, Dataset, trust=trust))
-
-
-def _fitted_to(network: nn.Module, clouds: Clouds) -> Clouds:
-    """The clouds without labels where the network takes none.
-
-    Raises:
-        ValueError: if they are not what the network takes.
-    """
-    dim, classes = getattr(network, "dim", None), getattr(network, "num_classes", 0)
-    if dim is not None and dim != clouds.x.shape[2]:
-        raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the network {dim}; network.dim sets it")
-    if not classes:
-        return replace(clouds, labels=None)
-    if clouds.labels is None:
-        raise ValueError(f"network.num_classes={classes} needs labels, and the data set has none")
-    if int(clouds.labels.max()) >= classes:
-        raise ValueError(f"the labels go up to {int(clouds.labels.max())}: network.num_classes={classes} is too few")
-    return clouds
-
-
-def _check_device(setting: str, name: str) -> str:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" stands for.
-
-    Raises:
-        ValueError: if it is none of them, or is not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise ValueError(f"{setting} must be auto, cpu or cuda")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{setting} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return name
-
-
-def _check_cardinality(clouds: Clouds, subdivision: Subdivision) -> None:
-    index, points = clouds.smallest
-    if points < subdivision.cardinalities[-1]:
-        raise ValueError(
-            f"cloud {index} has {points} points, but the last level needs {subdivision.cardinalities[-1]}; "
-            f"set subdivision.num_particles={points} or less"
-        )
 
 
 def _normalized(clouds: Clouds, normalization: Normalization) -> Clouds:

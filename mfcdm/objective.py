@@ -70,7 +70,7 @@ class MeanFieldScoreMatching:
         jacobian_weight: float = 0.0,
         *,
         level_weights: LevelWeights = "uniform",
-        push: float = 1.4,
+        push: float = Renoise.push,
         jacobian_step: float = 1e-2,
     ) -> None:
         if not 0.0 <= jacobian_weight < math.inf:

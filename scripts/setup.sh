@@ -20,7 +20,8 @@ if ! [ -x "$venv/bin/python" ]; then
         if ! imports_torch "$venv/bin/python"; then
             # The base is itself a virtual environment, which --system-site-packages passes over.
             site="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-            "$base" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' 2>/dev/null >"$site/existing_torch.pth"
+            "$base" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+                2>/dev/null >"$site/existing_torch.pth"
         fi
     else
         "$base" -m venv "$venv"

@@ -33,6 +33,7 @@ LAYERS = (
     "checkpoint",
     "training",
     "visualize",
+    "settings",
     "commands",
     "cli",
 )

@@ -138,8 +138,12 @@ def test_resumed_run_ends_bit_equal(run, script, tmp_path):
     (copy / "checkpoints" / "last").symlink_to("step-00000002")
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:10])
+    begun = (copy / "checkpoints" / "step-00000002" / "state.json").stat().st_ino
     ended = script("train.py", f"resume={copy}", "trainer.max_steps=9", cwd=tmp_path)
     assert ended.code == 0, ended.err
+    # It went on: starting anew would end in the same weights, but make step 2 and its record, with the clock, again.
+    assert (copy / "checkpoints" / "step-00000002" / "state.json").stat().st_ino == begun
+    assert (copy / "metrics.jsonl").read_text().splitlines(keepends=True)[:2] == lines[:2]
     assert "ignored: trainer.max_steps=9" in ended.err
     for name in ("network.safetensors", "training.safetensors"):
         expected = load_file(run / "checkpoints" / "last" / name)

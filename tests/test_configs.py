@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from mfcdm.branching import Renoise
 from mfcdm.build import build, check_arguments
 from mfcdm.cli import config_folder
-from mfcdm.commands import SampleKeys, TrainKeys
 from mfcdm.datasets import open_dataset
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE, CosineVPSDE
+from mfcdm.settings import SampleKeys, TrainKeys
 from mfcdm.subdivision import Subdivision
 from mfcdm.training.engine import TrainerOptions
 

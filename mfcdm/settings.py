@@ -1,0 +1,93 @@
+"""What the commands take: the keys of train.yaml and sample.yaml, and whether data, network and device fit together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfcdm.datasets import Clouds
+from mfcdm.datasets.clouds import Scheme
+from mfcdm.subdivision import Subdivision
+
+Group = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainKeys:
+    """The keys of train.yaml; groups with a _target_ are checked when they are built."""
+
+    sde: Group
+    subdivision: Group
+    branching: Group
+    network: Group
+    objective: Group
+    dataset: Group
+    sampler: Group
+    trainer: Group
+    name: str
+    seed: int
+    resume: str | None
+    normalization: Scheme
+    num_pictured: int
+    trust: bool = False
+
+
+@dataclass(frozen=True)
+class SampleKeys:
+    """The keys of sample.yaml."""
+
+    sampler: Group
+    checkpoint: str
+    output: str
+    num_clouds: int
+    num_particles: int | None
+    seed: int
+    batch_size: int
+    device: str
+    trust: bool
+
+
+def fitted_to(network: nn.Module, clouds: Clouds) -> Clouds:
+    """The clouds without labels where the network takes none.
+
+    Raises:
+        ValueError: if they are not what the network takes.
+    """
+    dim, classes = getattr(network, "dim", None), getattr(network, "num_classes", 0)
+    if dim is not None and dim != clouds.x.shape[2]:
+        raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the network {dim}; network.dim sets it")
+    if not classes:
+        return replace(clouds, labels=None)
+    if clouds.labels is None:
+        raise ValueError(f"network.num_classes={classes} needs labels, and the data set has none")
+    if int(clouds.labels.max()) >= classes:
+        raise ValueError(f"the labels go up to {int(clouds.labels.max())}: network.num_classes={classes} is too few")
+    return clouds
+
+
+def check_device(setting: str, name: str) -> str:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" stands for.
+
+    Raises:
+        ValueError: if it is none of them, or is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ValueError(f"{setting} must be auto, cpu or cuda")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{setting} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def check_cardinality(clouds: Clouds, subdivision: Subdivision) -> None:
+    """Refuse clouds that have fewer points than the last level needs."""
+    index, points = clouds.smallest
+    if points < subdivision.cardinalities[-1]:
+        raise ValueError(
+            f"cloud {index} has {points} points, but the last level needs {subdivision.cardinalities[-1]}; "
+            f"set subdivision.num_particles={points} or less"
+        )
