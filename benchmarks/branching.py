@@ -1,8 +1,8 @@
 """Error of branched against full-cardinality generation, by push: python benchmarks/branching.py
 
-Exact laws (three shapes, each a mixture of five Gaussians in R^3, others for every seed) give the score at every
 Exact laws (three shapes, each a mixture of five Gaussians in R^3, new ones for every seed) give the score at every
-Wasserstein distance to fresh points of the nearest shape; the floor is that of a fresh cloud.
+cardinality, so that all error is the sampler's and the branching's. 64 to 2,048 particles in six levels. The error of a
+cloud is its sliced Wasserstein distance to fresh points of the nearest shape; the floor is that of a fresh cloud.
 Prints a table and writes branching.csv beside this file, with the hardware's name.
 """
 

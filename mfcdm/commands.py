@@ -33,6 +33,7 @@ from mfcdm.version import __version__
 from mfcdm.visualize import draw_clouds
 
 CONSOLE = Console(stderr=True)
+DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
 
 
 def train_run(config: dict[str, Any], folder: Path) -> None:
@@ -53,6 +54,8 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
         if config[key] < 0:
             raise ValueError(f"{key} must be >= 0, got {config[key]}")
     check_arguments(TrainerOptions, config["trainer"], "trainer.")
+    if config["trainer"]["max_steps"] is None and config["trainer"]["max_minutes"] is None:
+        config["trainer"]["max_minutes"] = DEFAULT_MINUTES
     options = TrainerOptions(**config["trainer"])
     check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
     sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
@@ -106,6 +109,8 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
     x = draw(model, sampler, config["num_clouds"], num_particles, config["seed"], config["batch_size"])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "samples.npz", points=x.numpy())
+    for index, cloud in enumerate(x):
+        write_ply(folder / f"sample-{index:04d}.ply", cloud)
     draw_clouds(folder / "samples.png", grid(list(x)))
     _say(f"{len(x)} clouds of {num_particles} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
 
@@ -144,6 +149,16 @@ def write_atomically(path: Path, **arrays: Any) -> None:
     scratch.replace(path)
 
 
+def write_ply(path: Path, cloud: Tensor) -> None:
+    """Write a cloud (N, 2) or (N, 3) as a binary ply file, whole or not at all; in two dimensions z is 0."""
+    import trimesh
+
+    flat = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).numpy()
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_bytes(trimesh.PointCloud(flat).export(file_type="ply"))
+    scratch.replace(path)
+
+
 def _picture(
     model: checkpoint.Checkpoint, sampler: Sampler, config: dict[str, Any], folder: Path, clouds: Clouds
 ) -> None:
@@ -154,7 +169,9 @@ def _picture(
     (folder / "samples").mkdir(exist_ok=True)
     write_atomically(folder / "samples" / "samples.npz", points=x.numpy())
     real = [cloud[:num_particles] for cloud in clouds.points()[:count]]
-    path = draw_clouds(folder / "samples.png", [list(x), real], ["generated", "training data"])
+    generated, training = grid(list(x)), grid(real)
+    titles = ["generated", *[""] * (len(generated) - 1), "training data"]
+    path = draw_clouds(folder / "samples.png", generated + training, titles)
     _say(f"picture: {path}")
 
 

@@ -105,7 +105,7 @@ class MeanFieldScoreMatching:
             scalar.
 
         Raises:
-            ValueError: if shapes do not fit, or clouds without `lengths` hold fewer points than the level drawn.
+            ValueError: if shapes do not fit, or clouds without `lengths` hold fewer points than the largest level.
         """
         return self.loss(network, self.draw(x_0, lengths, generator), label, generator).total
 
@@ -121,6 +121,12 @@ class MeanFieldScoreMatching:
         """Draw one batch; `level` and `t` (B,) fix what would otherwise be drawn. Arguments as in `__call__`."""
         if x_0.ndim != 3 or not x_0.is_floating_point() or 0 in x_0.shape:
             raise ValueError(f"clouds must be floating (B, N, D), none of them 0, got {x_0.dtype} {tuple(x_0.shape)}")
+        largest = self.subdivision.cardinalities[-1]
+        if lengths is None and x_0.shape[1] < largest:
+            raise ValueError(
+                f"a level of {largest} particles cannot be drawn from clouds of {x_0.shape[1]} points; "
+                f"give clouds of at least {largest}, or lower the subdivision's cardinalities"
+            )
         level = self._draw_level(generator) if level is None else level
         x_0, lengths = self._subsample(x_0, lengths, self.subdivision.cardinalities[level], generator)
         t = self._draw_times(level, x_0, generator) if t is None else t.to(x_0)
@@ -198,16 +204,13 @@ class MeanFieldScoreMatching:
         return chosen * gaussian / chosen[..., :1].sum(dim=1, keepdim=True).clamp_min(1).sqrt()
 
     def _draw_level(self, generator: Generators) -> int:
-        first = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
-        at = float(uniform((1,), first, dtype=torch.float64))
-        return min(int(torch.searchsorted(self.level_weights.cumsum(0), at, right=True)), len(self.level_weights) - 1)
+        level = int(torch.searchsorted(self.level_weights.cumsum(0), _one_uniform(generator), right=True))
+        return min(level, len(self.level_weights) - 1)  # the sum of the weights may round below the number drawn
 
     def _draw_times(self, level: int, x_0: Tensor, generator: Generators) -> Tensor:
         """Uniform in the level's interval for each cloud, and evenly spread over the batch: less variance, no bias."""
         end, start = self.intervals[level]
-        first = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
-        offset = uniform((1,), first, dtype=torch.float64)
-        share = (offset + torch.arange(x_0.shape[0]) / x_0.shape[0]) % 1.0
+        share = (_one_uniform(generator) + torch.arange(x_0.shape[0], dtype=torch.float64) / x_0.shape[0]) % 1.0
         return (start - share * (start - end)).to(x_0)  # share < 1, so the end itself is never drawn
 
     @staticmethod
@@ -216,16 +219,10 @@ class MeanFieldScoreMatching:
     ) -> tuple[Tensor, Tensor | None]:
         """`size` points of every cloud without replacement, with the new lengths where a cloud has fewer."""
         num_clouds, num_points, dim = x_0.shape
-        if lengths is None:
-            if num_points < size:
-                raise ValueError(
-                    f"a level of {size} particles cannot be drawn from clouds of {num_points} points; "
-                    f"give clouds of at least {size}, or lower the subdivision's cardinalities"
-                )
-            if num_points == size:
-                return x_0, None
-        else:
+        if lengths is not None:
             lengths = lengths.to(x_0.device)
+        elif num_points == size:
+            return x_0, None
         kept = random_subset(
             min(size, num_points), num_clouds, num_points, generator, lengths=lengths, device=x_0.device
         )
@@ -234,6 +231,12 @@ class MeanFieldScoreMatching:
             return x_0, None
         shorter = lengths.clamp_max(x_0.shape[1])
         return x_0, shorter
+
+
+def _one_uniform(generator: Generators) -> float:
+    """One number for the whole batch, from the first generator where there is one a cloud."""
+    one = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
+    return float(uniform((1,), one, dtype=torch.float64))
 
 
 def _inner(x: Tensor, u: Tensor) -> Tensor:
