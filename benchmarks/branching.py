@@ -21,7 +21,7 @@ from mfcdm.samplers import Langevin
 from mfcdm.sde import CosineVPSDE
 from mfcdm.subdivision import Subdivision
 
-NUM_PARTICLES, NUM_LEVELS, PUSHES = 2048, 6, (0.0, 0.7, 1.4, 2.1, 2.8)
+NUM_PARTICLES, NUM_LEVELS, PUSHES = 2048, 6, (0.0, 0.7, 1.4, 2.1)
 SDE = CosineVPSDE()
 
 
@@ -56,7 +56,7 @@ def generated(levels: Subdivision, push: float, num_clouds: int, num_steps: int,
 def main() -> None:
     """Print the table and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clouds", type=int, default=24)
+    parser.add_argument("--clouds", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
