@@ -2,7 +2,23 @@
 
 from mfcdm.datasets.archive import CloudArchive
 from mfcdm.datasets.clouds import CloudDataset, Clouds, Normalization, rescaled
+from mfcdm.datasets.folder import CloudFolder
+from mfcdm.datasets.modelnet import ModelNet
 from mfcdm.datasets.opening import open_dataset
 from mfcdm.datasets.parametric_shapes import ParametricShapes
+from mfcdm.datasets.shapenet15k import ShapeNet15k
+from mfcdm.datasets.shapenet_part import ShapeNetPart
 
-__all__ = ["CloudArchive", "CloudDataset", "Clouds", "Normalization", "ParametricShapes", "open_dataset", "rescaled"]
+__all__ = [
+    "CloudArchive",
+    "CloudDataset",
+    "CloudFolder",
+    "Clouds",
+    "ModelNet",
+    "Normalization",
+    "ParametricShapes",
+    "ShapeNet15k",
+    "ShapeNetPart",
+    "open_dataset",
+    "rescaled",
+]

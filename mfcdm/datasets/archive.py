@@ -1,73 +1,101 @@
-"""Archives of clouds: npz and npy files."""
+"""Archives of clouds: npz, npy and h5 files."""
 
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mfcdm.datasets.archive_layout import ABOUT, Array, Labelled, Leaf, Node, clouds_by_category, flat, opened
+from mfcdm.datasets.categories import choose
+
 
 class CloudArchive(Dataset[dict[str, Any]]):
-    """Clouds from one file: an array (S, N, D), or several of them by split in an npz.
+    """Clouds from one file.
 
-    An npz may hold `lengths` beside `points`: cloud i then owns its first lengths[i] rows. The array is kept in the
-    file's own dtype; an item is float32.
+    Layouts, in .npz and .h5 alike; a lone array, in .npy too, serves every split:
+
+    * an array (S, N, D) under any name, or one for each split;
+    * `points` (S, N, D) and `lengths` (S,): cloud i owns its first lengths[i] rows;
+    * `points` (sum N_i, D) and `offsets` (S,) or (S + 1,): where each cloud begins, and the end;
+    * one array (N_i, D) a cloud, in the order of the names, as `np.savez(file, *clouds)` writes them;
+    * split/... or category/split/... (groups, or "/" in the names of an npz) over any of these: category/split is
+      what DPM's shapenet.hdf5 has.
+
+    `labels` (S,) may stand beside `points`; categories give labels by themselves. Arrays are kept in the file's own
+    dtype; an item is float32. Nothing is ever unpickled, and links of an h5 file are not followed.
 
     Args:
-        path: .npz or .npy file.
-        split: key of an npz. A file with a single array has no splits and gives it for every split.
+        path: .npz, .npy, .h5 or .hdf5 file.
+        split: name of an array or a level.
+        category: one or more categories of a file that has them, by name or ShapeNet synset; None for all.
+        key: name of the array or level to read, for instance "data" or "poses/points", where the layout is another.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not an archive of clouds, or lacks the split.
+        ValueError: if the file is not an archive of clouds, or lacks the split, category or key.
     """
 
-    def __init__(self, path: str | Path, split: str = "train") -> None:
-        self.path, self.split = Path(path), split
+    categories: tuple[str, ...]
+    clouds: list[Array]
+    labels: list[int] | None
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str = "train",
+        category: str | Sequence[str] | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.path, self.split, self.category, self.key = Path(path), split, category, key
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file")
-        arrays = _read(self.path)
-        lengths = arrays.pop("lengths", None) if len(arrays) > 1 else None
-        if len(arrays) == 1:
-            (array,) = arrays.values()
-        elif split in arrays:
-            array, lengths = arrays[split], None
-        else:
-            raise ValueError(f"{self.path} has no split {split!r}; it has {', '.join(sorted(arrays))}")
-        if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "fiu":
-            raise ValueError(f"{self.path} must hold numbers (clouds, points, D), got {array.dtype} {array.shape}")
-        self.array = array
-        self.lengths = np.full(len(array), array.shape[1]) if lengths is None else lengths
-        if self.lengths.shape != (len(array),) or self.lengths.min() < 1 or self.lengths.max() > array.shape[1]:
-            raise ValueError(f"{self.path}: lengths must be {len(array)} numbers from 1 to {array.shape[1]}")
+        with opened(self.path) as root:
+            found = self._below(root) if key is not None else clouds_by_category(root, split, str(self.path))
+        if None in found:
+            if category is not None:
+                raise ValueError(f"{self.path} has no categories, so category={category!r} cannot be chosen")
+            self.clouds, self.labels = found[None]
+            self.categories = ()
+            return
+        keys = choose(category, [name for name in found if name is not None], self.path)
+        self.categories = tuple(keys)
+        self.clouds = [cloud for name in keys.values() for cloud in found[name][0]]
+        self.labels = [label for label, name in enumerate(keys.values()) for _ in found[name][0]]
 
     def __len__(self) -> int:
         """Number of clouds."""
-        return len(self.array)
+        return len(self.clouds)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"x": (N_i, D) float32}."""
-        return {"x": self.points(index)}
+        """{"x": (N_i, D) float32}, and "label": int where it is known."""
+        item: dict[str, Any] = {"x": self.points(index)}
+        if self.labels is not None:
+            item["label"] = self.labels[index]
+        return item
 
     def points(self, index: int) -> Tensor:
         """Cloud `index`, (N_i, D) float32."""
-        return torch.from_numpy(self.array[index, : self.lengths[index]].astype(np.float32))
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            return torch.from_numpy(self.clouds[index].astype(np.float32))
 
+    def source(self, index: int) -> str:
+        """Where cloud `index` lies, for a complaint about it."""
+        return f"{self.path}: cloud {index}"
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of the file by name; a lone npy array is called "points"."""
-    if path.suffix not in (".npz", ".npy"):
-        raise ValueError(f"{path} must end in .npz or .npy")
-    try:
-        # allow_pickle stays off: a pickled array runs code of whoever wrote it.
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"points": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, OSError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as an archive of arrays: {error}") from error
+    def _below(self, root: Node) -> dict[str | None, Labelled]:
+        """What `key` names."""
+        where, node = str(self.path), root
+        parent: dict[str, Node] = {}
+        for name in (self.key or "").split("/"):
+            if isinstance(node, Leaf) or name not in node:
+                has = "a single array" if isinstance(node, Leaf) else ", ".join(sorted(node))
+                raise ValueError(f"{where} has no key {name!r}; it has {has}")
+            parent, node, where = node, node[name], f"{where}/{name}"
+        if isinstance(node, dict):
+            return clouds_by_category(node, self.split, where)
+        beside = {name: parent[name] for name in ABOUT if name in parent}
+        return {None: flat({"points": node, **beside}, self.split, where)}

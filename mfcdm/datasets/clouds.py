@@ -14,7 +14,11 @@ SCHEMES: tuple[Scheme, ...] = ("global", "per_shape", "box")
 
 
 class CloudDataset(Protocol):
-    """What every data set here is: items {"x": (N_i, D) float tensor, "label": int}; the label may be missing."""
+    """What every data set here is: items {"x": (N_i, D) float tensor, "label": int}; the label may be missing.
+
+    Two further members are used where a data set has them: `categories`, names of the classes, and `source(index)`,
+    where a cloud comes from, for complaints.
+    """
 
     def __len__(self) -> int: ...
 
@@ -47,15 +51,23 @@ class Clouds:
         items = [dataset[index] for index in range(len(dataset))]
         points = [torch.as_tensor(item["x"]) for item in items]
         labels = [item.get("label") for item in items]
+        source = getattr(dataset, "source", None)
         return cls.join(
             points,
+            names=None if source is None else [source(index) for index in range(len(items))],
             labels=None if any(label is None for label in labels) else torch.tensor(labels, dtype=torch.int64),
             categories=tuple(getattr(dataset, "categories", ())),
         )
 
     @classmethod
-    def join(cls, points: Sequence[Tensor], labels: Tensor | None = None, categories: tuple[str, ...] = ()) -> Clouds:
-        """Pad clouds (N_i, D) to one shape.
+    def join(
+        cls,
+        points: Sequence[Tensor],
+        labels: Tensor | None = None,
+        categories: tuple[str, ...] = (),
+        names: Sequence[str] | None = None,
+    ) -> Clouds:
+        """Pad clouds (N_i, D) to one shape; complaints call them by `names`, or by their position.
 
         Raises:
             ValueError: if there is no cloud, or one is empty, not (N, D), not finite, or of another dimension.
@@ -64,13 +76,14 @@ class Clouds:
             raise ValueError("at least one cloud is needed, got none")
         dim = points[0].shape[-1] if points[0].ndim == 2 else None
         for index, cloud in enumerate(points):
+            name = f"cloud {index}" if names is None else names[index]
             if cloud.ndim != 2 or 0 in cloud.shape:
-                raise ValueError(f"cloud {index} must be (N, D) with N and D >= 1, got {tuple(cloud.shape)}")
+                raise ValueError(f"{name} must be (N, D) with N and D >= 1, got {tuple(cloud.shape)}")
             if cloud.shape[1] != dim:
-                raise ValueError(f"cloud {index} has dimension {cloud.shape[1]}, the ones before it {dim}")
+                raise ValueError(f"{name} has dimension {cloud.shape[1]}, the ones before it {dim}")
             if not bool(cloud.isfinite().all()):
                 bad = int((~cloud.isfinite().all(dim=1)).sum())
-                raise ValueError(f"cloud {index} has {bad} points with NaN or infinite coordinates")
+                raise ValueError(f"{name} has {bad} points with NaN or infinite coordinates")
         lengths = torch.tensor([len(cloud) for cloud in points])
         x = torch.nn.utils.rnn.pad_sequence([cloud.float() for cloud in points], batch_first=True)
         return cls(x, None if bool((lengths == lengths[0]).all()) else lengths, labels, categories)

@@ -4,19 +4,20 @@ from pathlib import Path
 
 from mfcdm.datasets.archive import CloudArchive
 from mfcdm.datasets.clouds import CloudDataset
+from mfcdm.datasets.folder import CloudFolder
 from mfcdm.datasets.parametric_shapes import ParametricShapes
 
 
 def open_dataset(
     path: str | Path | None = None, split: str = "train", num_clouds: int = 1000, num_points: int = 2048
 ) -> CloudDataset:
-    """The archive at `path`, or the embedded shapes where no path is given.
+    """The archive or the folder of files at `path`, or the embedded shapes where no path is given.
 
     Args:
-        path: .npz or .npy file, or None.
+        path: .npz, .npy, .h5 or .hdf5 file, or a folder of mesh and point files, or None.
         split: "train", "val" or "test", or whatever the file has.
         num_clouds: of the embedded shapes.
-        num_points: of each embedded shape.
+        num_points: of each embedded shape, and on each mesh of a folder.
 
     Raises:
         FileNotFoundError: if nothing lies at the path.
@@ -24,4 +25,8 @@ def open_dataset(
     """
     if path is None:
         return ParametricShapes(num_clouds, num_points, split)
+    if Path(path).is_dir():
+        return CloudFolder(path, split, num_points)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} is neither a file nor a folder")
     return CloudArchive(path, split)
