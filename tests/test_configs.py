@@ -39,10 +39,31 @@ def _in_the_folder():
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "clouds.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(3, 16, 3)))
-    return path
+def data(tmp_path_factory):
+    """Miniature data sets by the option that reads them."""
+    root = tmp_path_factory.mktemp("data")
+    clouds = np.random.default_rng(0).normal(size=(3, 16, 3))
+    np.save(root / "clouds.npy", clouds)
+    off = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
+    lists = root / "part/train_test_split/shuffled_train_file_list.json"
+    for path, content in (
+        (root / "folder/a.off", off),
+        (root / "modelnet/ModelNet10/chair/train/chair_0001.off", off),
+        (root / "part/03001627/a.txt", "0 0 0 1 0 0 12\n"),
+        (lists, '["shape_data/03001627/a"]'),
+        (root / "15k/02691156/train/a.npy", ""),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    np.save(root / "15k/02691156/train/a.npy", clouds[0])
+    return {
+        "dataset/archive": root / "clouds.npy",
+        "experiment/airplane": root / "clouds.npy",
+        "dataset/folder": root / "folder",
+        "dataset/modelnet": root / "modelnet",
+        "dataset/shapenet15k": root / "15k",
+        "dataset/shapenet_part": root / "part",
+    }
 
 
 def composed(command, *overrides):
@@ -61,15 +82,15 @@ def build_all(config):
     build(config["sampler"], Sampler)
     build(config["branching"], Renoise)
     check_arguments(TrainerOptions, config["trainer"], "trainer.")
-    TrainerOptions(**config["trainer"])
+    TrainerOptions(**{**config["trainer"], "max_steps": 1})  # the commands give a bound where none is set
 
 
-def of_group(option, archive):
+def of_group(option, data):
     """The overrides that choose an option, with a path where it needs one."""
     group, name = option.split("/")
     given = [f"{group}={name}"]
-    if option in ("dataset/archive", "experiment/airplane"):
-        given.append(f"dataset.path={archive}")
+    if option in data:
+        given.append(f"dataset.path={data[option]}")
     return given
 
 
@@ -84,8 +105,8 @@ def test_defaults_build():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_with_train_and_builds(option, archive):
-    config = composed("train", *of_group(option, archive))
+def test_every_option_composes_with_train_and_builds(option, data):
+    config = composed("train", *of_group(option, data))
     build_all(config)
     if option == "dataset/auto":
         check_arguments(open_dataset, {key: value for key, value in config["dataset"].items() if key != "_target_"}, "")
@@ -100,11 +121,11 @@ def test_every_sampler_composes_with_sample(option):
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("/")[0] in KINDS])
-def test_unknown_keys_are_refused_by_what_is_built(option, archive):
+def test_unknown_keys_are_refused_by_what_is_built(option, data):
     group = option.split("/")[0]
     if option == "dataset/auto":
         pytest.skip("a function, called by the command; tests/test_commands.py covers it")
-    config = composed("train", *of_group(option, archive), f"+{group}.unheard_of=1")
+    config = composed("train", *of_group(option, data), f"+{group}.unheard_of=1")
     with pytest.raises(ValueError, match="unheard_of is unknown"):
         build(config[group], KINDS[group], sde=CosineVPSDE())
 

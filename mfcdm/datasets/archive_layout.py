@@ -125,7 +125,7 @@ def flat(node: dict[str, Node], split: str, where: str) -> Labelled:
     if len(leaves) + len(about) < len(node) or not leaves:
         raise ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(node)) or 'nothing'}")
     extras = {name: leaf.array for name, leaf in about.items() if isinstance(leaf, Leaf)}
-    if len(leaves) == 1 and not (next(iter(leaves))[-1].isdigit() and _flat_points(leaves)):
+    if len(leaves) == 1 and not (next(iter(leaves))[-1:].isdigit() and _flat_points(leaves)):
         ((_, leaf),) = leaves.items()
         clouds = _cut(leaf.array, extras, where)
     elif _flat_points(leaves):
