@@ -17,7 +17,6 @@ from mfcdm.samplers import Langevin
 TINY = (
     "network=tiny",
     "subdivision.num_particles=64",
-    "trainer.max_minutes=null",
     "trainer.batch_size=4",
     "trainer.warmup_steps=1",
     "trainer.log_every=1",
@@ -226,7 +225,6 @@ MISTAKES = [
     (("network.backend=numpy",), ["numpy"]),
     (("trainer.max_steps=-3",), ["trainer.max_steps", "-3"]),
     (("trainer.max_steps=ten",), ["trainer.max_steps", "'ten'"]),
-    (("trainer.max_steps=null",), ["trainer.max_steps"]),
     (("trainer.learning_rate=nan",), ["trainer.learning_rate", "nan"]),
     (("trainer.precision=8",), ["trainer.precision", "8"]),
     (("trainer.accelerator=gpuu",), ["trainer.accelerator", "gpuu"]),
