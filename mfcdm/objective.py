@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mfcdm.branching import Renoise
 from mfcdm.networks.parametrization import noise_from_output, prediction_of, target
-from mfcdm.randomness import Generators, random_subset, standard_normal, uniform
+from mfcdm.randomness import Generators, check_lengths, random_subset, standard_normal, uniform
 from mfcdm.sde import SDE, per_cloud
 from mfcdm.subdivision import LevelWeights, Subdivision
 
@@ -121,6 +121,8 @@ class MeanFieldScoreMatching:
         """Draw one batch; `level` and `t` (B,) fix what would otherwise be drawn. Arguments as in `__call__`."""
         if x_0.ndim != 3 or not x_0.is_floating_point() or 0 in x_0.shape:
             raise ValueError(f"clouds must be floating (B, N, D), none of them 0, got {x_0.dtype} {tuple(x_0.shape)}")
+        if lengths is not None:
+            check_lengths(lengths, *x_0.shape[:2])
         largest = self.subdivision.cardinalities[-1]
         if lengths is None and x_0.shape[1] < largest:
             raise ValueError(

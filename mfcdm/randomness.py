@@ -90,7 +90,19 @@ def random_subset(
     if lengths is not None:
         own = torch.arange(num_particles, device=keys.device) < lengths.to(keys.device)[:, None]
         keys = keys.masked_fill(~own, torch.inf)
-    return keys.argsort(dim=1)[:, :size]
+    return keys.topk(size, dim=1, largest=False).indices  # in order, so padding, whose key is infinite, comes last
+
+
+def check_lengths(lengths: Tensor, num_clouds: int, num_particles: int) -> None:
+    """Refuse lengths that do not fit; their values are checked on the CPU only, elsewhere that would stall the stream.
+
+    Raises:
+        ValueError: if lengths are not (B,) whole numbers from 0 to N.
+    """
+    if lengths.shape != (num_clouds,) or lengths.is_floating_point():
+        raise ValueError(f"lengths must be ({num_clouds},) whole numbers, got {lengths.dtype} {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and bool(((lengths < 0) | (lengths > num_particles)).any()):
+        raise ValueError(f"lengths must be from 0 to {num_particles}, got {lengths.tolist()}")
 
 
 def _draw(draw, shape, generator, lengths, dtype, device) -> Tensor:  # type: ignore[no-untyped-def]

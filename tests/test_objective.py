@@ -195,6 +195,8 @@ def test_wrong_arguments_are_refused():
         objective(ExactNetwork(three_shapes()), torch.zeros(2, 7, 3))
     with pytest.raises(ValueError, match=r"\(7, 3\)"):
         objective(ExactNetwork(three_shapes()), torch.zeros(7, 3))
+    with pytest.raises(ValueError, match=r"from 0 to 8, got \[9, 8\]"):
+        objective(ExactNetwork(three_shapes()), torch.zeros(2, 8, 3), torch.tensor([9, 8]))
     wrong = ExactNetwork(three_shapes(), prediction="x_0")
     with pytest.raises(ValueError, match="'x_0'"):
         objective(wrong, torch.zeros(2, 8, 3))

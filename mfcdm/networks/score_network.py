@@ -102,6 +102,10 @@ class ScoreNetwork(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, dim)
+        # A network that has learned nothing yet should say little: at full size its output is steep enough to make
+        # sampling chaotic, so that the rounding of another batch size would end in another cloud.
+        with torch.no_grad():
+            self.out.weight.mul_(0.2)
 
     def radius(self, t: Tensor) -> Tensor:
         """R(t) = R_data^(1 - t) R_noise^t, like t."""
@@ -158,6 +162,10 @@ class ScoreNetwork(nn.Module):
             raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
         if label is not None and label.shape != x.shape[:1]:
             raise ValueError(f"labels must be ({x.shape[0]},), got {tuple(label.shape)}")
+        if label is not None and label.device.type == "cpu":
+            wrong = label[(label < -1) | (label >= self.num_classes)]
+            if len(wrong):
+                raise ValueError(f"labels must be from -1 (none) to {self.num_classes - 1}, got {wrong.tolist()[0]}")
 
 
 def as_score(network: nn.Module, sde: NoiseSchedule, label: Tensor | None = None) -> Callable[..., Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mfcdm.networks.parametrization import x_0_from_score
-from mfcdm.randomness import Generators, standard_normal
+from mfcdm.randomness import Generators, check_lengths, standard_normal
 from mfcdm.samplers.grids import GRIDS, Grid, time_grid
 from mfcdm.sde import SDE
 
@@ -185,8 +185,7 @@ def _system(score: Score, generator: Generators, lengths: Tensor | None, x_T: Te
         raise ValueError(f"particles must be floating (B, N, D), got {x_T.dtype} {tuple(x_T.shape)}")
     if lengths is None:
         return System(score, generator, None, None)
-    if lengths.shape != x_T.shape[:1]:
-        raise ValueError(f"lengths must be ({x_T.shape[0]},), got {tuple(lengths.shape)}")
+    check_lengths(lengths, *x_T.shape[:2])
     lengths = lengths.to(x_T.device)
     own = torch.arange(x_T.shape[1], device=x_T.device)[None, :, None] < lengths[:, None, None]  # (B, N, 1)
     return System(score, generator, lengths, own)

@@ -21,7 +21,7 @@ from mfcdm.training.record import LossRecord
 
 MAX_REFUSED = 20  # steps refused in a row before a run gives up: its weights have left the region where it can learn
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)

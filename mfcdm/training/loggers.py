@@ -20,7 +20,7 @@ class JsonLines:
     """Appends one JSON object a line to metrics.jsonl, each line written at once.
 
     Args:
-        path: of the file. Records at or after `first_step` that an earlier, interrupted run left are removed, so that a
+        path: of the file. Records after `first_step` that an earlier, interrupted run left are removed, so that a
             step appears once.
         first_step: where this run begins.
     """

@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 
+from mfcdm.interaction import available_backends
 from mfcdm.networks import ScoreNetwork
 from mfcdm.networks.score_network import _readable
 from tests.laws import five_components, generator
 
-BACKENDS = ["reference", "tiled"]
+BACKENDS = [name for name in ("reference", "tiled", "native") if name in available_backends()]
 VARIANTS = [("local", "global"), ("local",), ("global",), ()]
 
 
@@ -87,7 +88,7 @@ def test_it_is_finite_for_any_cardinality(num_particles, dim):
 def test_backends_agree():
     x, t = cloud(2, 129), torch.tensor([0.1, 0.9]).double()
     outputs = [network(backend=backend)(x, t) for backend in BACKENDS]
-    assert torch.allclose(outputs[0], outputs[1], rtol=0, atol=1e-12)
+    assert all(torch.allclose(output, outputs[0], rtol=0, atol=1e-12) for output in outputs[1:])
 
 
 def test_the_default_is_the_small_size_and_float64_stays_float64():
@@ -131,5 +132,7 @@ def test_shapes_are_checked():
     for bad in (lambda: net(x[..., :2], t), lambda: net(x, t[:1]), lambda: net(x, t, lengths=t[:1])):
         with pytest.raises(ValueError, match="must be"):
             bad()
+    with pytest.raises(ValueError, match=r"from -1 \(none\) to 2, got 3"):
+        network(num_classes=3)(x, t, label=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="without classes"):
         net(x, t, label=torch.zeros(2))
