@@ -7,19 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mfcdm.interaction import triton_launch
 from mfcdm.interaction.arguments import check_clouds, check_values
 from mfcdm.interaction.geometry import BallGeometry
 from mfcdm.interaction.native import MAX_DIM, ball_convolution_native, reason_unavailable
-from mfcdm.interaction.reference import ball_convolution_reference
+from mfcdm.interaction.reference import ball_convolution_reference, compute_dtype
 from mfcdm.interaction.tiled import ball_convolution_tiled
+from mfcdm.interaction.triton_backend import ball_convolution_triton
 
 KNOWN_BACKENDS = ("reference", "tiled", "native", "triton")
 
 # "auto" takes the dense reference up to this many pairs B N M, by the backend that it would take above. Measured with
 # 4 heads of 16 channels on one CPU thread: below, sorting (1.2 ms, however few the points) costs more than it saves.
 # "native" breaks even at 2^16 if it sorts for one call, at 2^14 if several layers share the geometry; "tiled" at 2^18,
-# where the dense intermediates leave the caches.
-DENSE_PAIRS = {"native": 2**15, "tiled": 2**18}
+# where the dense intermediates leave the caches. "triton" sorts as "tiled" does.
+DENSE_PAIRS = {"native": 2**15, "tiled": 2**18, "triton": 2**18}
 
 
 class BackendUnavailable(RuntimeError):
@@ -36,12 +38,13 @@ _BACKENDS: dict[str, Callable[..., Tensor]] = {
     "reference": _reference,
     "tiled": ball_convolution_tiled,
     "native": ball_convolution_native,
+    "triton": ball_convolution_triton,
 }
 
 
 def available_backends() -> tuple[str, ...]:
     """Return the names of the backends that can run here; the first call may compile "native", in a second or two."""
-    return tuple(name for name in _BACKENDS if name != "native" or reason_unavailable() is None)
+    return tuple(name for name in _BACKENDS if _reason_against(name) is None)
 
 
 def uses_geometry(x: Tensor, y: Tensor | None = None, backend: str = "auto") -> bool:
@@ -52,7 +55,7 @@ def uses_geometry(x: Tensor, y: Tensor | None = None, backend: str = "auto") -> 
         y: sources (B, M, D); x if None.
         backend: as in `ball_convolution`.
     """
-    return (_choose(x, y) if backend == "auto" else backend) != "reference"
+    return (_choose(x, y, _widest(x, y)) if backend == "auto" else backend) != "reference"
 
 
 def ball_convolution(
@@ -91,9 +94,9 @@ def ball_convolution(
         geometry: `BallGeometry.build` of the same x, radius, lengths, y and source_lengths, to share among calls. Its
             shapes, device and radius are compared, its positions are not.
         backend: "reference" (dense, the definition), "tiled" (near pairs of tiles, in torch), "native" (the same in C,
-            for D <= 3 on the CPU, on torch.get_num_threads() threads; compiled on first use) or "auto": the fastest
-            for these shapes and this device, in the same precision. Where "auto" would take "native" but cannot
-            compile it, it takes "tiled" and warns once.
+            for D <= 3 on the CPU, on torch.get_num_threads() threads; compiled on first use), "triton" (the same on
+            CUDA, for D <= 3, in float32) or "auto": the fastest for these shapes and this device, in the same
+            precision. Where "auto" would take "native" or "triton" but cannot, it takes "tiled" and warns once.
 
     Returns:
         The averages (B, H, N, C), in the dtype of v.
@@ -107,10 +110,11 @@ def ball_convolution(
     check_values(x, v, bandwidth, y, normalize)
     if geometry is not None:
         geometry.check(x, radius, lengths, y, source_lengths)
-    name = _choose(x, y) if backend == "auto" else backend
+    dtype = _widest(x, y, v, bandwidth)
+    name = _choose(x, y, dtype) if backend == "auto" else backend
     if name not in KNOWN_BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, KNOWN_BACKENDS))}, but is {name!r}")
-    reason = _reason_against(name, x)
+    reason = _reason_against(name, x, dtype)
     if reason is not None:
         raise BackendUnavailable(
             f"backend {name!r} cannot run here; available are {', '.join(available_backends())}: {reason}"
@@ -129,32 +133,39 @@ def ball_convolution(
         )
 
 
-def _reason_against(name: str, x: Tensor) -> str | None:
-    """Return why a known backend cannot run on these queries, as a phrase; None where it can."""
-    if name not in _BACKENDS:
-        return f"{name} is not installed"
+def _widest(*tensors: Tensor | None) -> torch.dtype:
+    """Return what the convolution is computed in."""
+    return compute_dtype(*(tensor for tensor in tensors if tensor is not None))
+
+
+def _reason_against(name: str, x: Tensor | None = None, dtype: torch.dtype = torch.float32) -> str | None:
+    """Return why a known backend cannot run, here or on these queries, as a phrase; None where it can."""
+    if name == "triton":
+        return triton_launch.reason_unavailable(x, dtype)
     return reason_unavailable(x) if name == "native" else None
 
 
-def _choose(x: Tensor, y: Tensor | None) -> str:
+def _choose(x: Tensor, y: Tensor | None, dtype: torch.dtype) -> str:
     """Choose the fastest backend for these shapes; the result differs by rounding only."""
     num_pairs = x.shape[0] * x.shape[1] * (x if y is None else y).shape[1]
-    if num_pairs <= min(DENSE_PAIRS.values()):
+    on_cpu = x.device.type == "cpu"
+    fastest = "native" if on_cpu else "triton" if x.device.type == "cuda" else "tiled"
+    if num_pairs <= DENSE_PAIRS[fastest]:
         return "reference"
-    has_native_kernel = x.device.type == "cpu" and x.shape[-1] <= MAX_DIM
-    reason = reason_unavailable(x)
+    reason = _reason_against(fastest, x, dtype)
     if reason is None:
-        return "native"
+        return fastest
     if num_pairs <= DENSE_PAIRS["tiled"]:
         return "reference"
-    if has_native_kernel:
-        _warn_once(reason)
+    if x.shape[-1] <= MAX_DIM and (on_cpu or dtype == torch.float32):
+        _warn_once(fastest, reason)
     return "tiled"
 
 
 @functools.cache
-def _warn_once(reason: str) -> None:
+def _warn_once(fastest: str, reason: str) -> None:
     warnings.warn(
-        f"the ball convolution runs several times slower than it could, as backend 'tiled' and not 'native': {reason}",
+        "the ball convolution runs several times slower than it could, "
+        f"as backend 'tiled' and not {fastest!r}: {reason}",
         stacklevel=4,
     )
