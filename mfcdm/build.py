@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 
-def build(config: Mapping[str, Any], kind: type[T], *, trust: bool = False, **extra: Any) -> T:
+def build(config: Mapping[str, Any], kind: type[T], /, *, trust: bool = False, **extra: Any) -> T:
     """Call what `config["_target_"]` names with the configuration's other entries.
 
     A configuration may come with a file that somebody else wrote. So the target must be a class of mfcdm, or a class

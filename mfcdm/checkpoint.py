@@ -5,13 +5,13 @@ step-00001000/
   training.safetensors   current weights and the optimizer's state, to go on from
   state.json             format_version, step, normalisation, optimizer's numbers
   config.yaml            the resolved configuration of the run
-last -> step-00001000
+last -> step-00001000    the newest
+best -> step-00001000    the one with the best validation, where there is any
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,18 +21,16 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mfcdm.branching import Renoise
 from mfcdm.build import build
+from mfcdm.checkpoint_files import FORMAT_VERSION, read_config, read_state, read_tensors
 from mfcdm.datasets.clouds import Normalization
 from mfcdm.networks import ScoreNetwork
 from mfcdm.sde import SDE
 from mfcdm.subdivision import Subdivision
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,9 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def point_last_at(folder: Path) -> None:
-    """Make `last`, beside the checkpoint, a link to it; a reader sees the old one or the new one, never none."""
-    link, scratch = folder.parent / "last", folder.parent / f".last-{os.getpid()}"
+def point_at(folder: Path, name: str) -> None:
+    """Make `name`, beside the checkpoint, a link to it; a reader sees the old one or the new one, never none."""
+    link, scratch = folder.parent / name, folder.parent / f".link-{name}-{os.getpid()}"
     scratch.unlink(missing_ok=True)
     scratch.symlink_to(folder.name, target_is_directory=True)
     scratch.replace(link)
@@ -160,6 +158,17 @@ def newest(folder: str | Path) -> Path | None:
     """The newest whole checkpoint in a run's `checkpoints` folder, or None; unfinished ones have other names."""
     whole = [path for path in Path(folder).glob("step-*") if (path / "state.json").is_file()]
     return max(whole, key=lambda path: path.name, default=None)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in a run's `checkpoints` folder; nobody may be writing there."""
+    for path in folder.glob(".old-step-*"):  # killed between two renames: the old checkpoint is whole, and has no name
+        if not (own := folder / path.name.removeprefix(".old-").rpartition("-")[0]).exists():
+            path.rename(own)
+    for path in (*folder.glob(".writing-*"), *folder.glob(".old-step-*")):
+        shutil.rmtree(path)
+    for path in folder.glob(".link-*"):
+        path.unlink()
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool = False) -> Checkpoint:
@@ -179,14 +188,19 @@ def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool 
     """
     folder = Path(folder)
     state, config = read_state(folder), read_config(folder)
+    weights = read_tensors(folder / "network.safetensors")
     try:
         sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
+        if not trust:  # sizes are compared where they take no memory: a hostile width is refused, not allocated
+            with torch.device("meta"):
+                outline = build(config["network"], ScoreNetwork)
+            load_weights(outline, {name: tensor.to("meta") for name, tensor in weights.items()}, folder)
         network = build(config["network"], nn.Module if trust else ScoreNetwork, trust=trust)
         subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
         branching = build(config["branching"], Renoise, trust=trust)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.yaml'}: {error}") from error
-    load_weights(network, read_tensors(folder / "network.safetensors"), folder)
+    load_weights(network, weights, folder)
     mean = torch.tensor(state["mean"])
     if len(mean) != getattr(network, "dim", len(mean)):
         raise ValueError(f"{folder / 'state.json'} is damaged: mean is {state['mean']}, of another dimension")
@@ -226,63 +240,6 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"the weights in {source} do not fit its configuration: {reason}") from error
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read and check state.json."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a checkpoint folder")
-    path = folder / "state.json"
-    try:
-        state = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} is not a checkpoint: it has no state.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        version = state.get("format_version") if isinstance(state, dict) else None
-        raise ValueError(f"{path} has format_version {version!r}; this version reads {FORMAT_VERSION}")
-    whole = {
-        "step": lambda value: type(value) is int and value >= 0,
-        "mean": lambda value: isinstance(value, list) and value and all(map(_finite, value)),
-        "std": lambda value: _finite(value) and value > 0,
-        "categories": lambda value: isinstance(value, list),
-        "training": lambda value: value is None or isinstance(value, dict),
-    }
-    for key, holds in whole.items():
-        if not holds(state.get(key)):
-            raise ValueError(f"{path} is damaged: {key} is {state.get(key)!r}")
-    return state
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; FileNotFoundError if it is missing, ValueError if it is damaged."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} is not a whole checkpoint: it has no {path.name}")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check config.yaml."""
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} is not a whole checkpoint: it has no config.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    parts = ("sde", "network", "subdivision", "branching")
-    missing = [key for key in parts if not isinstance(config, dict) or not isinstance(config.get(key), dict)]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    return config
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,9 @@ from mfcdm.version import __version__
 # Beginnings of lines in errors of hydra and omegaconf that say nothing to a user of the commands.
 NOISE = ("object_type=", "reference_type=", "To append to your config use", "See https://hydra.cc/")
 
+# What torch says where the CPU's memory is too small; on a GPU there is an exception of its own.
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+
 
 def train() -> None:
     """mfcdm-train: train a network; `mfcdm-train --help` lists the options."""
@@ -35,7 +38,7 @@ def sample() -> None:
 
 def run_train(config: DictConfig, folder: Path) -> None:
     """Train as the configuration says, in `folder`."""
-    from mfcdm.commands import train_run
+    from mfcdm.commands.train import train_run
 
     others = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "trust="))]
     if config.get("resume") is not None and Path(str(config.resume)).is_dir() and others:
@@ -45,7 +48,7 @@ def run_train(config: DictConfig, folder: Path) -> None:
 
 def run_sample(config: DictConfig, folder: Path) -> None:
     """Sample as the configuration says."""
-    from mfcdm.commands import sample_run
+    from mfcdm.commands.sample import sample_run
 
     sample_run(_plain(config), folder)
 
@@ -65,6 +68,10 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
             run(config, folder)
         except user_errors() as error:
             failures.append(error)
+        except RuntimeError as error:
+            if NO_MEMORY not in str(error):
+                raise
+            failures.append(MemoryError(f"there is not enough memory: {str(error).split(NO_MEMORY)[-1].strip(': ')}"))
         finally:
             with suppress(OSError):
                 folder.rmdir()  # hydra makes it before anything is checked; what holds files stays

@@ -1,7 +1,7 @@
 """Generation level by level: few particles from noise, branching, more particles to data."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -42,11 +42,13 @@ def generate(
     seed: int = 0,
     batch_size: int = 16,
     first_index: int = 0,
+    indices: Sequence[int] | None = None,
+    stream: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw clouds of any cardinality from a trained network, in its normalised coordinates.
 
-    Cloud b depends on (seed, first_index + b) alone, not on the batch that it is made in, to float tolerance.
+    Cloud b depends on (seed, stream, its index) alone, not on the batch that it is made in, to float tolerance.
 
     Args:
         network: a `ScoreNetwork`, or any module with its signature and an attribute `dim`.
@@ -59,7 +61,9 @@ def generate(
         label: (B,) int64 classes, or None.
         seed: >= 0.
         batch_size: clouds made together.
-        first_index: index of the first cloud.
+        first_index: index of the first cloud; the others follow.
+        indices: (B,) the clouds' indices instead, each >= 0.
+        stream: separates uses of the same seed, see `mfcdm.randomness.cloud_generators`.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -76,6 +80,9 @@ def generate(
         raise ValueError(f"num_clouds and batch_size must be >= 1, got {num_clouds} and {batch_size}")
     steps_a_batch = sampler.num_steps
     num_batches = -(-num_clouds // batch_size)
+    indices = range(first_index, first_index + num_clouds) if indices is None else indices
+    if len(indices) != num_clouds:
+        raise ValueError(f"{num_clouds} clouds need as many indices, got {len(indices)}")
     done = []
     with _evaluating(network):
         for batch, start in enumerate(range(0, num_clouds, batch_size)):
@@ -96,7 +103,7 @@ def generate(
                     dim=network.dim,  # type: ignore[arg-type]
                     num_clouds=stop - start,
                     num_particles=num_particles,
-                    generator=cloud_generators(seed, range(first_index + start, first_index + stop)),
+                    generator=cloud_generators(seed, indices[start:stop], stream),
                     dtype=weight.dtype,
                     device=weight.device,
                     advance=advance,

@@ -1,6 +1,6 @@
 """What the commands take: the keys of train.yaml and sample.yaml, and whether data, network and device fit together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from mfcdm.datasets.clouds import Scheme
 from mfcdm.subdivision import Subdivision
 
 Group = Mapping[str, Any]
+
+MAX_SEED = 2**63  # torch takes seeds below it
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class TrainKeys:
     normalization: Scheme
     num_pictured: int
     trust: bool = False
+    validation: Group | None = None  # runs of earlier versions have none
+    logger: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class SampleKeys:
     checkpoint: str
     output: str
     num_clouds: int
-    num_particles: int | None
+    num_particles: int | Sequence[int] | None
     seed: int
     batch_size: int
     device: str
@@ -81,6 +85,29 @@ def check_device(setting: str, name: str) -> str:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"{setting} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
     return name
+
+
+def check_numbers(config: Group) -> None:
+    """Refuse numbers of either command that are out of range, before anything is read or shown.
+
+    Raises:
+        ValueError: a sentence that names the key and its value.
+    """
+    for key, least in (("num_clouds", 1), ("batch_size", 1), ("num_pictured", 0)):
+        if key in config and config[key] < least:
+            raise ValueError(f"{key} must be >= {least}, got {key}={config[key]}")
+    if not 0 <= config["seed"] < MAX_SEED:
+        raise ValueError(f"seed must be from 0 to 2^63 - 1, got seed={config['seed']}")
+    wanted = config.get("num_particles")
+    sizes = [] if wanted is None else [wanted] if isinstance(wanted, int) else wanted
+    if wanted == [] or any(size < 1 for size in sizes):
+        raise ValueError(f"num_particles must be one or more whole numbers >= 1, got num_particles={wanted}")
+
+
+def check_steps(setting: str, num_steps: int, subdivision: Subdivision) -> None:
+    """Refuse a sampler that has fewer steps than there are levels."""
+    if num_steps < subdivision.num_levels:
+        raise ValueError(f"{setting} is too few for {subdivision.num_levels} levels; every level needs a step")
 
 
 def check_cardinality(clouds: Clouds, subdivision: Subdivision) -> None:

@@ -143,15 +143,15 @@ def test_accident_in_the_last_rename_brings_the_old_one_back(tmp_path, monkeypat
 
 def test_last_always_points_at_a_whole_checkpoint(tmp_path, monkeypatch):
     first, second = save(tmp_path / "step-00000001", seed=1), save(tmp_path / "step-00000002", seed=2)
-    checkpoint.point_last_at(first)
-    checkpoint.point_last_at(first)
+    checkpoint.point_at(first, "last")
+    checkpoint.point_at(first, "last")
     assert equal(weights_of(tmp_path / "last"), network(1).state_dict())
     with monkeypatch.context() as patch:
         patch.setattr(type(first), "replace", full_disk)
         with pytest.raises(OSError, match="No space"):
-            checkpoint.point_last_at(second)
+            checkpoint.point_at(second, "last")
     assert (tmp_path / "last").resolve() == first
-    checkpoint.point_last_at(second)
+    checkpoint.point_at(second, "last")
     assert (tmp_path / "last").resolve() == second
     # a run folder that is moved keeps its link
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
@@ -166,7 +166,7 @@ def test_newest_is_the_whole_one_with_the_most_steps(tmp_path):
     (tmp_path / "step-00002000").mkdir()  # emptied by hand
     (tmp_path / ".writing-step-00003000-1").mkdir()
     (tmp_path / ".writing-step-00003000-1" / "state.json").write_text("{}")
-    checkpoint.point_last_at(tmp_path / "step-00000900")
+    checkpoint.point_at(tmp_path / "step-00000900", "last")
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00001000"
 
 

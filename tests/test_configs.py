@@ -17,7 +17,9 @@ from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE, CosineVPSDE
 from mfcdm.settings import SampleKeys, TrainKeys
 from mfcdm.subdivision import Subdivision
-from mfcdm.training.engine import TrainerOptions
+from mfcdm.training.loggers import Logger
+from mfcdm.training.options import TrainerOptions
+from mfcdm.training.validation import ValidationOptions
 
 FOLDER = config_folder()
 SIZES = {"dataset=shapes": ["dataset.num_clouds=2", "dataset.num_points=8"]}
@@ -83,6 +85,8 @@ def build_all(config):
     build(config["branching"], Renoise)
     check_arguments(TrainerOptions, config["trainer"], "trainer.")
     TrainerOptions(**{**config["trainer"], "max_steps": 1})  # the commands give a bound where none is set
+    check_arguments(ValidationOptions, config["validation"], "validation.")
+    ValidationOptions(**config["validation"])
 
 
 def of_group(option, data):
@@ -120,11 +124,21 @@ def test_every_sampler_composes_with_sample(option):
     build(config["sampler"], Sampler)
 
 
+def test_loggers_build_as_strictly_as_everything_else(tmp_path):
+    assert composed("train")["logger"]["mode"] == "offline"
+    assert composed("train", "logger=none")["logger"] == {"_target_": None}
+    config = composed("train", "logger=wandb", "logger.mode=disabled")
+    assert isinstance(build(config["logger"], Logger, folder=tmp_path, config=config), Logger)
+    config = composed("train", "logger=wandb", "+logger.projct=a")
+    with pytest.raises(ValueError, match="projct is unknown"):
+        build(config["logger"], Logger, folder=tmp_path, config=config)
+
+
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("/")[0] in KINDS])
 def test_unknown_keys_are_refused_by_what_is_built(option, data):
     group = option.split("/")[0]
     if option == "dataset/auto":
-        pytest.skip("a function, called by the command; tests/test_commands.py covers it")
+        pytest.skip("a function, called by the command; tests/commands covers it")
     config = composed("train", *of_group(option, data), f"+{group}.unheard_of=1")
     with pytest.raises(ValueError, match="unheard_of is unknown"):
         build(config[group], KINDS[group], sde=CosineVPSDE())

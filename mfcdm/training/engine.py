@@ -1,11 +1,12 @@
 """The training loop: one level and one batch a step, on whatever device Fabric finds."""
 
-import math
+import copy
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric import Fabric
@@ -17,74 +18,27 @@ from mfcdm.objective import Loss, MeanFieldScoreMatching
 from mfcdm.training.batches import Batches
 from mfcdm.training.ema import EMA
 from mfcdm.training.loggers import Logger
+from mfcdm.training.options import TrainerOptions
 from mfcdm.training.record import LossRecord
+from mfcdm.training.validation import Scores, Validation
 
 MAX_REFUSED = 20  # steps refused in a row before a run gives up: its weights have left the region where it can learn
-
-Precision = Literal["32-true", "bf16-mixed", "64-true"]
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How to train, without what.
-
-    Args:
-        max_steps: optimizer steps, or None.
-        max_minutes: minutes of this run and those that it resumes, or None; at least one of the two bounds is needed.
-        batch_size: clouds a step.
-        learning_rate: of AdamW, after the warm-up.
-        warmup_steps: over which the learning rate rises linearly.
-        weight_decay: of AdamW.
-        ema_decay: of the averaged weights.
-        gradient_clip: largest norm of the gradient.
-        log_every: steps between records.
-        checkpoint_every: steps between checkpoints.
-        accelerator: "auto", "cpu" or "cuda".
-        precision: of Fabric.
-
-    Raises:
-        ValueError: if an option is out of its range.
-    """
-
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.0
-    ema_decay: float = 0.999
-    gradient_clip: float = 1.0
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    accelerator: str = "auto"
-    precision: Precision = "32-true"
-
-    def __post_init__(self) -> None:
-        """Refuse what does not fit."""
-        if self.max_steps is None and self.max_minutes is None:
-            raise ValueError("a run needs a bound: set trainer.max_steps or trainer.max_minutes")
-        for name in ("max_steps", "batch_size", "log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
-                raise ValueError(f"trainer.{name} must be a whole number >= 1, got {value}")
-        for name in ("max_minutes", "learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"trainer.{name} must be > 0 and finite, got {value}")
-        for name in ("warmup_steps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
+MAX_COST = 0.05  # of the time of a run bounded by minutes, for validations before its end
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What an observer of a run sees after each step."""
+    """What an observer of a run sees after each step, and during a validation."""
 
     step: int
     share: float  # of the run's bound that is done, in [0, 1]
     level: int
     loss: float
-    seconds: float  # of training so far, over all its parts
+    seconds: float  # of the run so far, over all its parts
+    validated: float | None = None  # share of a validation that is done, None while training
+
+
+Observer = Callable[[Progress], None]
 
 
 class Trainer:
@@ -101,6 +55,7 @@ class Trainer:
         loggers: where records go.
         categories: names of the classes.
         fabric: devices and precision.
+        validation: scores the averaged weights now and then; None for never.
     """
 
     def __init__(
@@ -115,10 +70,11 @@ class Trainer:
         loggers: Sequence[Logger] = (),
         categories: tuple[str, ...] = (),
         fabric: Fabric | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.objective, self.batches, self.normalization = objective, batches, normalization
         self.options, self.config, self.folder = options, config, folder
-        self.loggers, self.categories = list(loggers), categories
+        self.loggers, self.categories, self.validation = list(loggers), categories, validation
         self.fabric = fabric or Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
         self.fabric.launch()
         optimizer = torch.optim.AdamW(
@@ -128,50 +84,77 @@ class Trainer:
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
         self.ema = EMA(self.raw, options.ema_decay)
         self.step, self.seconds, self.refused, self.refused_in_all = 0, 0.0, 0, 0
+        self.validations: list[float] = []  # seconds that each took, since the start or the resumption
+        self.best: dict[str, Any] | None = None  # {"step": int, "score": |1-NNA - 1/2|} of the best validation so far
 
-    def run(self, observe: Callable[[Progress], None] | None = None) -> Path:
+    def run(self, observe: Observer | None = None) -> Path:
         """Train to the bound and return the last checkpoint's folder.
 
         Args:
-            observe: called after every step.
+            observe: called after every step, and during a validation.
 
         Raises:
-            FloatingPointError: if steps go on being refused; the last whole checkpoint stays.
+            FloatingPointError: if steps go on being refused, or the weights overflow; the last whole checkpoint stays.
         """
-        record, last_saved = LossRecord(), -1
+        record, saved_at = LossRecord(), self.step if self.checkpoint_folder(self.step).is_dir() else -1
         self.network.train()
-        begun, earlier = time.monotonic(), self.seconds
-        recorded_at, recorded_step = begun, self.step
-        while self.share() < 1.0:
+        now = time.monotonic()
+        begun, recorded_at, recorded_step = now - self.seconds, now, self.step
+        while (before := self.share()) < 1.0:
             loss, applied = self._step()
             self.step += 1
-            self.seconds = earlier + time.monotonic() - begun
+            self.seconds = time.monotonic() - begun
             if applied:
                 record.add(loss, self.objective.sde.log_snr(loss.t))
+            values: dict[str, float] = {}
+            if not applied:
+                values |= {"refused": self.refused_in_all, "refused/level": loss.level}
+            progress = Progress(self.step, self.share(), loss.level, float(loss.total.detach()), self.seconds)
             if observe is not None:
-                observe(Progress(self.step, self.share(), loss.level, float(loss.total.detach()), self.seconds))
-            if self.step % self.options.log_every == 0 or self.share() >= 1.0:
+                observe(progress)
+            validates, scores = self._due(before), None
+            if validates:
+                scores = self._validate(progress, observe)
+                values |= {"validation/failed": 1} if scores is None else scores.values
+                self.validations.append(time.monotonic() - begun - self.seconds)
+                recorded_at += self.validations[-1]  # no time of the steps
+                self.seconds += self.validations[-1]
+            ended = self.share() >= 1.0
+            if self.step % self.options.log_every == 0 or ended:
                 now = time.monotonic()
                 speed = (self.step - recorded_step) / (now - recorded_at)
-                self._log(record.flush(), speed)
+                values |= record.flush()
+                values |= {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
-            if self.step % self.options.checkpoint_every == 0:
+            if values:
+                for logger in self.loggers:  # one record a step, whatever it holds
+                    logger.log(self.step, values)
+            if scores is not None:
+                self._show(scores)
+            if self.refused >= MAX_REFUSED:
+                what = f"{self.refused} steps in a row had a non-finite loss or gradient"
+                times = f"t from {float(loss.t.min()):.4f} to {float(loss.t.max()):.4f}"
+                self._give_up(f"{what}, the last at step {self.step}, level {loss.level}, {times}")
+            if validates or self.step % self.options.checkpoint_every == 0:
                 self.save()
-                last_saved = self.step
-        if last_saved != self.step:
+                saved_at = self.step
+        if saved_at != self.step:
             self.save()
         return self.checkpoint_folder(self.step)
 
     def share(self) -> float:
         """Share of the run that is done: of its steps or of its minutes, whichever is further."""
-        steps = self.step / self.options.max_steps if self.options.max_steps else 0.0
-        minutes = self.seconds / 60 / self.options.max_minutes if self.options.max_minutes else 0.0
-        return min(1.0, max(steps, minutes))
+        return self.options.share(self.step, self.seconds)
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine of the share of the run that is done."""
-        warmup = min(1.0, (self.step + 1) / max(1, self.options.warmup_steps))
-        return self.options.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.share()))
+        """Of the next step."""
+        return self.options.rate(self.step, self.share())
+
+    def averaged(self) -> nn.Module:
+        """A copy of the network with the averaged weights."""
+        network = copy.deepcopy(self.raw)
+        network.load_state_dict(self.ema.mean)
+        return network
 
     def _step(self) -> tuple[Loss, bool]:
         """One batch: its loss, and whether it was applied."""
@@ -179,32 +162,71 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         draw = self.objective.draw(batch.x.to(self.fabric.device), self._moved(batch.lengths), generator)
-        loss = self.objective.loss(self.network, draw, self._moved(batch.labels), generator)
+        try:
+            loss = self.objective.loss(self.network, draw, self._moved(batch.labels), generator)
+        except ValueError as error:
+            if self.ema.updates == 0:  # nothing is learned yet: the mistake is in what was given
+                raise
+            # An overflow in the weights, as in a bandwidth exp(w), is refused inside the network before it is a loss.
+            self._give_up(f"the network broke down at step {self.step + 1}, level {draw.level}: {error}")
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
         norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.options.gradient_clip)
         # One non-finite number in the gradient would put NaN into every weight; such a step is not applied.
         if not (bool(norm.isfinite()) and bool(loss.total.isfinite())):
-            self._refuse(loss)
+            self.refused += 1
+            self.refused_in_all += 1
             return loss, False
         self.optimizer.step()
         self.ema.update(self.raw)
         self.refused = 0
         return loss, True
 
-    def _refuse(self, loss: Loss) -> None:
-        self.refused += 1
-        self.refused_in_all += 1
-        self._send({"refused": self.refused_in_all, "refused/level": loss.level})
-        if self.refused >= MAX_REFUSED:
-            raise FloatingPointError(
-                f"{self.refused} steps in a row had a non-finite loss or gradient, the last at step {self.step}, level "
-                f"{loss.level}, t from {float(loss.t.min()):.4f} to {float(loss.t.max()):.4f}; lower "
-                "trainer.learning_rate, or look for outliers in the data"
-            )
+    def _give_up(self, what: str) -> NoReturn:
+        raise FloatingPointError(f"{what}; lower trainer.learning_rate, or look for outliers in the data")
+
+    def _due(self, before: float) -> bool:
+        """Whether to validate after this step, at whose beginning the share of the run was `before`."""
+        if self.validation is None or not self.validation.options.due(self.step, before, self.share()):
+            return False
+        if self.options.max_minutes is None or self.validation.options.every >= 1 or self.share() >= 1.0:
+            return True  # a function of the step alone
+        cost = sum(self.validations) + sum(self.validations[-1:])  # once more
+        return cost <= MAX_COST * self.seconds
+
+    def _validate(self, progress: Progress, observe: Observer | None) -> Scores | None:
+        """Score the averaged weights; None where they cannot draw."""
+        assert self.validation is not None
+
+        def advance(done: int, total: int) -> None:
+            if observe is not None:
+                observe(replace(progress, validated=done / total))
+
+        try:
+            scores = self.validation(self.averaged(), advance)
+        except (FloatingPointError, ValueError) as error:  # weights that cannot draw yet may still learn to
+            warnings.warn(f"the validation at step {self.step} failed: {error}", stacklevel=2)
+            return None
+        if self.best is None or scores.error <= self.best["score"]:
+            self.best = {"step": self.step, "score": scores.error}
+        return scores
+
+    def _show(self, scores: Scores) -> None:
+        """Draw what a validation generated, and hand it to the loggers."""
+        assert self.validation is not None
+        picture = self.validation.draw(self.folder / "samples" / f"step-{self.step:08d}.png", scores)
+        for logger in self.loggers:
+            logger.clouds(self.step, "samples", list(scores.clouds), picture)
 
     def save(self) -> Path:
-        """Write a checkpoint of this step and point `last` at it."""
+        """Write a checkpoint of this step, and point `last` at it, and `best` where it is the best so far.
+
+        Raises:
+            FloatingPointError: if a weight is not finite.
+        """
+        for name, weight in self.raw.state_dict().items():
+            if not bool(weight.isfinite().all()):
+                self._give_up(f"{name} overflowed by step {self.step}")
         tensors = {f"network.{name}": tensor for name, tensor in self.raw.state_dict().items()}
         state = self.optimizer.state_dict()
         for index, moments in state["state"].items():
@@ -214,6 +236,7 @@ class Trainer:
             "ema_updates": self.ema.updates,
             "refused": self.refused_in_all,
             "seed": self.batches.seed,
+            "best": self.best,
         }
         folder = checkpoint.save(
             self.checkpoint_folder(self.step),
@@ -224,11 +247,14 @@ class Trainer:
             training=checkpoint.TrainingState(tensors, numbers),
             categories=self.categories,
         )
-        checkpoint.point_last_at(folder)
+        self._point_at(folder)
+        is_best = self.best is not None and self.best["step"] == self.step
+        for logger in self.loggers:
+            logger.checkpoint(folder, ("latest", "best") if is_best else ("latest",))
         return folder
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint of this run, exactly.
+        """Go on from a checkpoint of this run, exactly; what a killed process left half-written is removed.
 
         Raises:
             FileNotFoundError: if the checkpoint holds no training state.
@@ -246,18 +272,18 @@ class Trainer:
         self.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
         self.step = checkpoint.read_state(folder)["step"]
         self.seconds, self.refused_in_all = state.numbers["seconds"], state.numbers["refused"]
+        self.best = state.numbers.get("best")
+        checkpoint.remove_leftovers(folder.parent)
+        self._point_at(folder)  # a process killed just after it wrote the checkpoint has not
 
     def checkpoint_folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
         return self.folder / "checkpoints" / f"step-{step:08d}"
 
-    def _log(self, losses: dict[str, float], speed: float) -> None:
-        extra = {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}
-        self._send({**losses, **extra})
-
-    def _send(self, values: dict[str, Any]) -> None:
-        for logger in self.loggers:
-            logger.log(self.step, values)
+    def _point_at(self, folder: Path) -> None:
+        checkpoint.point_at(folder, "last")
+        if self.best is not None and (best := self.checkpoint_folder(self.best["step"])).is_dir():
+            checkpoint.point_at(best, "best")
 
     def _moved(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(self.fabric.device)

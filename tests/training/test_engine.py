@@ -4,112 +4,117 @@ import pytest
 import torch
 
 from mfcdm import checkpoint
-from mfcdm.datasets import Clouds, Normalization
-from mfcdm.networks import ScoreNetwork
-from mfcdm.objective import MeanFieldScoreMatching
-from mfcdm.sde import CosineVPSDE
-from mfcdm.subdivision import Subdivision
 from mfcdm.training import engine
-from mfcdm.training.batches import Batches
-from mfcdm.training.engine import Trainer, TrainerOptions
 from mfcdm.training.loggers import JsonLines
+from mfcdm.training.options import TrainerOptions
 from tests.laws import generator, three_shapes
-
-NETWORK = {"width": 16, "depth": 1, "num_moments": 4, "num_scales": 2, "channels": 4}
-CONFIG = {
-    "network": {"_target_": "mfcdm.networks.ScoreNetwork", **NETWORK},
-    "sde": {"_target_": "mfcdm.sde.CosineVPSDE"},
-    "subdivision": {"_target_": "mfcdm.subdivision.Subdivision", "cardinalities": [8, 16], "times": [1.0, 0.4]},
-    "branching": {"_target_": "mfcdm.branching.Renoise", "push": 1.4},
-}
+from tests.training.runs import Exact, trainer
 
 
-def trainer(folder, poison=(), **options) -> Trainer:
-    """A small run on an exact law; the clouds of `poison` hold infinities."""
-    torch.manual_seed(0)
-    sde = CosineVPSDE()
-    x = three_shapes().sample(12, 16, generator(0), dtype=torch.float32)
-    x[list(poison)] = torch.inf
-    options = TrainerOptions(**{"max_steps": 6, "batch_size": 4, "warmup_steps": 2, "accelerator": "cpu", **options})
-    objective = MeanFieldScoreMatching(sde, Subdivision([8, 16], [1.0, 0.4]))
-    normalization = Normalization(torch.zeros(3), torch.tensor(1.0))
-    return Trainer(ScoreNetwork(**NETWORK), objective, Batches(Clouds(x), 4, 0), normalization, options, CONFIG, folder)
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_learns_and_leaves_a_whole_checkpoint(tmp_path):
-    run = trainer(tmp_path, max_steps=150, learning_rate=5e-3)
+    run = trainer(tmp_path, max_steps=300, learning_rate=5e-3, batch_size=16, num_clouds=512)
+    fresh = three_shapes().sample(64, 16, generator(5), dtype=torch.float32)
 
-    def loss() -> float:
-        """On the same draws before and after."""
+    def loss(network) -> float:
+        """On clouds that training does not see, and on the same draws every time."""
         g = generator(1)
-        draws = [run.objective.draw(run.batches.clouds.x, generator=g, level=n % 2) for n in range(20)]
-        return sum(float(run.objective.loss(run.raw, draw).total.detach()) for draw in draws)
+        draws = [run.objective.draw(fresh, generator=g, level=n % 2) for n in range(40)]
+        return sum(float(run.objective.loss(network, draw).total.detach()) for draw in draws) / len(draws)
 
-    before = loss()
+    least, before = loss(Exact()), loss(run.raw)
     last = run.run()
-    # untrained, the network predicts nearly 0, so `before` is the variance of v; much of it is noise that none can know
-    assert loss() < 0.9 * before
+    # What noise hides nobody can know: the law's own score has a loss of 0.63, the untrained network of 0.92. The
+    # excess falls to 0.37 of itself; half leaves room for another machine's rounding over 300 steps.
+    assert 0 < loss(run.raw) - least < 0.5 * (before - least)
     model = checkpoint.load(tmp_path / "checkpoints" / "last")
     assert (tmp_path / "checkpoints" / "last").resolve() == last.resolve()
-    assert model.step == 150
+    assert model.step == 300
     assert not model.network.training
     averaged = model.network.state_dict()
     assert all(torch.equal(averaged[name], mean) for name, mean in run.ema.mean.items())
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, stop):
-    whole = trainer(tmp_path / "whole")
-    whole.run()
-    cut = trainer(tmp_path / "cut", checkpoint_every=stop)
-
-    class Killed(Exception):
-        pass
-
-    def kill(progress):
-        if progress.step > stop:
-            raise Killed
-
-    with pytest.raises(Killed):
-        cut.run(kill)
-    resumed = trainer(tmp_path / "cut")
-    start = checkpoint.newest(tmp_path / "cut" / "checkpoints")
-    resumed.resume(start)
-    assert resumed.step == stop
-    resumed.run()
-    assert resumed.step == whole.step
-    for name, weight in whole.raw.state_dict().items():
-        assert torch.equal(weight, resumed.raw.state_dict()[name]), name
-        assert torch.equal(whole.ema.mean[name], resumed.ema.mean[name]), name
-
-
 def test_a_step_that_turns_non_finite_is_refused_and_reported(tmp_path):
-    run = trainer(tmp_path, poison=[0])
     with JsonLines(tmp_path / "metrics.jsonl") as log:
-        run.loggers.append(log)
+        run = trainer(tmp_path, poison=[0], loggers=[log], log_every=1)
         run.run()
     assert run.refused_in_all == sum(0 in run.batches.indices(step) for step in range(6)) > 0
     assert all(bool(weight.isfinite().all()) for weight in run.raw.state_dict().values())
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert any("refused" in record for record in records)
-    assert all("NaN" not in json.dumps(record) for record in records)
+    found = records(tmp_path)
+    assert [record["step"] for record in found] == [1, 2, 3, 4, 5, 6]  # one record a step, also of a refused one
+    refused = [0 in run.batches.indices(step) for step in range(6)]
+    assert ["refused" in record for record in found] == refused
+    assert ["loss" in record for record in found] == [not hit for hit in refused]
+    assert all("NaN" not in json.dumps(record) for record in found)
 
 
 def test_a_run_that_refuses_every_step_stops_with_a_diagnosis(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "MAX_REFUSED", 3)
-    with pytest.raises(FloatingPointError, match=r"3 steps in a row .* level"):
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row .* the last at step 3, level"):
         trainer(tmp_path, poison=range(12)).run()
 
 
+@pytest.mark.parametrize("rate", [1e12, 1e30, 1e36])
+def test_a_rate_that_makes_the_weights_overflow_ends_in_a_diagnosis(tmp_path, rate):
+    """Whether the loss, a bandwidth or a weight itself overflows first."""
+    run = trainer(tmp_path, learning_rate=rate, warmup_steps=0, max_steps=60, checkpoint_every=1)
+    with pytest.raises(FloatingPointError, match=r"step \d+.*; lower trainer\.learning_rate"):
+        run.run()
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    if newest is not None:  # what was written before can be read
+        checkpoint.load(newest)
+        checkpoint.load_training(newest)
+
+
+def test_a_mistake_in_what_is_given_keeps_its_sentence(tmp_path):
+    run = trainer(tmp_path)
+    run.raw.dim = 2
+    with pytest.raises(ValueError, match=r"particles must be \(B, N, 2\)"):
+        run.run()
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+    run = trainer(tmp_path)
+    run.save()
+    with torch.no_grad():
+        run.raw.out.bias[0] = torch.inf
+    run.step = 1
+    with pytest.raises(FloatingPointError, match=r"out.bias overflowed by step 1; lower trainer.learning_rate"):
+        run.save()
+    assert checkpoint.newest(tmp_path / "checkpoints").name == "step-00000000"
+
+
 def test_the_learning_rate_warms_up_and_falls_with_the_share_of_the_run(tmp_path):
-    run, rates = trainer(tmp_path, max_steps=10, warmup_steps=4, learning_rate=1.0), []
-    for step in range(11):
+    run, rates = trainer(tmp_path, max_steps=100, warmup_steps=4, learning_rate=1.0), []
+    for step in range(101):
         run.step = step
         rates.append(run.learning_rate())
-    assert rates[:3] == sorted(rates[:3])
-    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0], rel=3e-3)  # the cosine falls by 0.2 % over three steps
+    assert rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] == pytest.approx(0.0)
-    assert rates[0] == pytest.approx(0.25)
+
+
+def test_the_warm_up_takes_at_most_a_tenth_of_the_run():
+    short = TrainerOptions(max_steps=50, warmup_steps=100, learning_rate=1.0)
+    assert [short.rate(step, short.share(step, 0.0)) for step in range(1, 6)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0], rel=0.03  # a cosine of 5 / 50 is 0.976 of its height
+    )  # fmt: skip
+    minutes = TrainerOptions(max_minutes=10, warmup_steps=100, learning_rate=1.0)
+    assert minutes.rate(20, minutes.share(20, 60.0)) == pytest.approx(1.0, rel=0.03)
+    assert minutes.rate(20, minutes.share(20, 0.0)) == pytest.approx(0.21)
+    long = TrainerOptions(max_steps=100_000, warmup_steps=100, learning_rate=1.0)
+    assert long.rate(49, long.share(49, 0.0)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_what_is_left_is_the_nearer_of_the_bounds():
+    both = TrainerOptions(max_steps=100, max_minutes=1)
+    assert both.seconds_left(step=40, seconds=10.0, steps_a_second=2.0) == 30.0
+    assert both.seconds_left(step=40, seconds=50.0, steps_a_second=2.0) == 10.0
+    assert both.seconds_left(step=40, seconds=70.0, steps_a_second=0.0) == 0.0
 
 
 def test_a_run_bounded_by_minutes_ends(tmp_path):
@@ -125,6 +130,7 @@ def test_a_run_bounded_by_minutes_ends(tmp_path):
         ({}, "max_steps or trainer.max_minutes"),
         ({"max_steps": 0}, "trainer.max_steps must be a whole number >= 1, got 0"),
         ({"max_steps": 1, "learning_rate": -1.0}, "trainer.learning_rate"),
+        ({"max_steps": 1, "learning_rate": 1e38}, "trainer.learning_rate must be at most 1e.36, got 1e.38"),
         ({"max_steps": 1, "warmup_steps": -1}, "trainer.warmup_steps"),
     ],
 )

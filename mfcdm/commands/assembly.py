@@ -1,0 +1,174 @@
+"""The objects of a training run, from its configuration."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfcdm import checkpoint
+from mfcdm.branching import Renoise
+from mfcdm.build import build, check_arguments
+from mfcdm.commands.data import NothingHeldOut, held_out_clouds, normalized, open_data
+from mfcdm.datasets import Clouds, Normalization, rescaled
+from mfcdm.objective import MeanFieldScoreMatching
+from mfcdm.samplers import Sampler
+from mfcdm.sde import SDE
+from mfcdm.settings import TrainKeys, check_cardinality, check_device, check_numbers, check_steps, fitted_to
+from mfcdm.subdivision import Subdivision
+from mfcdm.training.batches import Batches
+from mfcdm.training.engine import Trainer
+from mfcdm.training.loggers import JsonLines, Logger
+from mfcdm.training.options import TrainerOptions
+from mfcdm.training.validation import Validation, ValidationOptions
+
+DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    config: dict[str, Any]
+    folder: Path
+    trust: bool
+    checkpoint: Path | None = None  # to go on from
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration stands for, apart from its data."""
+
+    sde: SDE
+    subdivision: Subdivision
+    branching: Renoise
+    sampler: Sampler
+    network: nn.Module
+    objective: MeanFieldScoreMatching
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that only has to be started."""
+
+    trainer: Trainer
+    sampler: Sampler
+    clouds: Clouds  # of training, in the scale of the configured normalisation
+    remark: str  # for the user, or ""
+
+
+def find_start(config: dict[str, Any], folder: Path) -> Start:
+    """The run that a configuration begins, or the one that it resumes."""
+    check_arguments(TrainKeys, config, "")
+    if config["resume"] is None:
+        if (old := checkpoint.newest(folder / "checkpoints")) is not None:
+            raise FileExistsError(
+                f"{folder} already holds {old.name}; resume={folder} goes on, another folder starts anew"
+            )
+        return Start(config, folder, trust=True)  # the user's own configuration
+    folder, trust = Path(config["resume"]), config["trust"]
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise FileNotFoundError(f"resume={folder}: it holds no whole checkpoint to go on from")
+    config = checkpoint.read_config(newest)
+    check_arguments(TrainKeys, config, f"{newest / 'config.yaml'}: ")
+    return Start(config, folder, trust, newest)
+
+
+def prepare(start: Start) -> Prepared:
+    """Build a run and read its data.
+
+    Raises:
+        FileNotFoundError: if data are not there.
+        ValueError: if a key, the data or the checkpoint does not fit.
+    """
+    config = start.config
+    options, validation_options = read_options(config)
+    parts = build_parts(config, start.trust)
+    raw = Clouds.of(open_data(config["dataset"], start.trust))
+    clouds = fitted_to(parts.network, rescaled(raw, config["normalization"]))
+    check_cardinality(clouds, parts.subdivision)
+    normalization = Normalization.fit(clouds)
+    validation, remark = None, ""
+    if validation_options.num_clouds > 0:
+        try:
+            validation = build_validation(start, parts, validation_options, raw, clouds, normalization)
+        except NothingHeldOut as reason:
+            remark = f"no validation: {reason}"
+    trainer = Trainer(
+        parts.network,
+        parts.objective,
+        Batches(normalized(clouds, normalization), options.batch_size, config["seed"]),
+        normalization,
+        options,
+        config,
+        start.folder,
+        categories=clouds.categories,
+        validation=validation,
+    )
+    if start.checkpoint is not None:
+        trainer.resume(start.checkpoint)
+    return Prepared(trainer, parts.sampler, clouds, remark)
+
+
+def read_options(config: dict[str, Any]) -> tuple[TrainerOptions, ValidationOptions]:
+    """How to train and validate; a run without a bound gets one, which is written into the configuration."""
+    check_numbers(config)
+    check_arguments(TrainerOptions, config["trainer"], "trainer.")
+    validation = config.get("validation") or {"num_clouds": 0}
+    check_arguments(ValidationOptions, validation, "validation.")
+    if config["trainer"].get("max_steps") is None and config["trainer"].get("max_minutes") is None:
+        config["trainer"]["max_minutes"] = DEFAULT_MINUTES
+    options = TrainerOptions(**config["trainer"])
+    check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
+    return options, ValidationOptions(**validation)
+
+
+def build_parts(config: dict[str, Any], trust: bool) -> Parts:
+    """Build everything that a configuration names, apart from its data; the network's first weights follow the seed."""
+    sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
+    subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
+    branching = build(config["branching"], Renoise, trust=trust)
+    sampler = build(config["sampler"], Sampler, trust=trust)  # type: ignore[type-abstract]
+    if config["num_pictured"]:
+        check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, subdivision)
+    torch.manual_seed(config["seed"])
+    network = build(config["network"], nn.Module, trust=trust)
+    objective = build(config["objective"], MeanFieldScoreMatching, trust=trust, sde=sde, subdivision=subdivision)
+    return Parts(sde, subdivision, branching, sampler, network, objective)
+
+
+def build_validation(
+    start: Start, parts: Parts, options: ValidationOptions, raw: Clouds, clouds: Clouds, normalization: Normalization
+) -> Validation:
+    """The comparison with the data set's split `val`; `NothingHeldOut` where it has none."""
+    config = start.config
+    held_out = held_out_clouds(config["dataset"], start.trust, raw, options.num_clouds, config["seed"])
+    held_out = fitted_to(parts.network, rescaled(held_out, config["normalization"]))
+    if held_out.labels is not None and held_out.categories != clouds.categories:
+        raise ValueError(
+            f"split val has the categories {', '.join(held_out.categories)}, training {', '.join(clouds.categories)}: "
+            "their labels do not fit together; validation.num_clouds=0 switches validation off"
+        )
+    return Validation(
+        held_out,
+        normalization,
+        parts.sde,
+        parts.sampler,
+        parts.subdivision,
+        parts.branching,
+        options,
+        config["seed"],
+        config["trainer"].get("batch_size", TrainerOptions.batch_size),
+    )
+
+
+def open_loggers(start: Start, step: int) -> Iterator[Logger]:
+    """metrics.jsonl, and what the configuration adds."""
+    yield JsonLines(start.folder / "metrics.jsonl", step)
+    chosen = start.config.get("logger") or {}
+    if chosen.get("_target_") is not None:
+        about = {"folder": start.folder, "config": start.config}
+        yield build(chosen, Logger, trust=start.trust, **about)  # type: ignore[type-abstract]

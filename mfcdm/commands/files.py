@@ -1,0 +1,72 @@
+"""What the commands write."""
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from mfcdm.version import __version__
+
+
+def write_samples(path: Path, clouds: list[Tensor]) -> None:
+    """Write clouds (N_i, D) as an npz: `points` (B, max N_i, D), and where N_i differs `lengths` (B,); padding is 0."""
+    lengths = np.array([len(cloud) for cloud in clouds])
+    points = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True).numpy()
+    write_atomically(path, points=points, **({"lengths": lengths} if len(set(lengths.tolist())) > 1 else {}))
+
+
+def write_atomically(path: Path, **arrays: Any) -> None:
+    """Write an npz file, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.writing")
+    with scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    scratch.replace(path)
+
+
+def write_ply(path: Path, cloud: Tensor) -> None:
+    """Write a cloud (N, 2) or (N, 3) as a binary ply file, whole or not at all; in two dimensions z is 0."""
+    import trimesh
+
+    flat = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).numpy()
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_bytes(trimesh.PointCloud(flat).export(file_type="ply"))
+    scratch.replace(path)
+
+
+def grid(clouds: list[Tensor], width: int = 8) -> list[list[Tensor]]:
+    """Clouds in rows of at most `width`."""
+    return [clouds[start : start + width] for start in range(0, len(clouds), width)]
+
+
+def describe(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.yaml and environment.json: a run folder explains itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    about = {
+        "mfcdm": __version__,
+        "git": _commit(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "command": sys.argv,
+    }
+    (folder / "environment.json").write_text(json.dumps(about, indent=1))
+
+
+def _commit() -> str | None:
+    """The git commit of the code, None where it is no clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,103 @@
+"""sample.py: draw clouds from a checkpoint."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mfcdm import checkpoint
+from mfcdm.build import build, check_arguments
+from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.files import grid, write_ply, write_samples
+from mfcdm.generate import generate
+from mfcdm.samplers import Sampler
+from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
+from mfcdm.visualize import draw_clouds
+
+WANDB = "wandb:"  # begins the name of a checkpoint that lies there
+
+
+def sample_run(config: dict[str, Any], folder: Path) -> None:
+    """Draw clouds as `config` says and write them into `folder`."""
+    check_arguments(SampleKeys, config, "")
+    check_numbers(config)
+    device = check_device(f"device={config['device']}", config["device"])
+    with warnings_as_lines():
+        model = checkpoint.load(_checkpoint(config["checkpoint"], folder), device, trust=config["trust"])
+        sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
+        check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
+        wanted = config["num_particles"]
+        if wanted is None:
+            wanted = model.subdivision.cardinalities[-1]
+        sizes = [wanted] if isinstance(wanted, int) else wanted
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
+        clouds = draw(model, sampler, config["num_clouds"], sizes, config["seed"], config["batch_size"])
+    write_samples(folder / "samples.npz", clouds)
+    for index, cloud in enumerate(clouds):
+        write_ply(folder / f"sample-{index:04d}.ply", cloud)
+    draw_clouds(folder / "samples.png", grid(clouds))
+    say(f"{len(clouds)} clouds of {_in_words(sizes)} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
+
+
+def draw(
+    model: checkpoint.Checkpoint,
+    sampler: Sampler,
+    num_clouds: int,
+    num_particles: Sequence[int],
+    seed: int,
+    batch_size: int,
+) -> list[Tensor]:
+    """Clouds (N_i, D) on the CPU, in the data's coordinates, with a progress bar.
+
+    Args:
+        model: to draw from.
+        sampler: with its number of steps.
+        num_clouds: B.
+        num_particles: cardinalities, which the clouds take in turn: N_i = num_particles[i mod their number].
+        seed: cloud i depends on (seed, i) and N_i alone.
+        batch_size: clouds drawn together, of one cardinality.
+    """
+    turns = len(num_particles)
+    clouds: dict[int, Tensor] = {}
+    work = float(sum(num_particles[index % turns] for index in range(num_clouds)))
+    done, pace = 0.0, Pace()
+    with Meter(f"sampling {num_clouds} clouds of {_in_words(num_particles)} points") as meter:
+        for turn, size in enumerate(num_particles[:num_clouds]):
+            indices = range(turn, num_clouds, turns)
+
+            def progress(step: int, total: int, done: float = done, part: float = size * len(indices)) -> None:
+                share = (done + part * step / total) / work
+                speed = pace.add(share, time.monotonic())
+                meter.show(share, seconds_left=(1 - share) / speed if speed > 0 else None)
+
+            x = generate(
+                model.network,
+                model.sde,
+                sampler,
+                model.subdivision,
+                model.branching,
+                num_clouds=len(indices),
+                num_particles=size,
+                seed=seed,
+                batch_size=batch_size,
+                indices=indices,
+                progress=progress,
+            )
+            clouds |= zip(indices, model.normalization.undo(x).cpu(), strict=True)
+            done += size * len(indices)
+    return [clouds[index] for index in range(num_clouds)]
+
+
+def _checkpoint(name: str, folder: Path) -> Path:
+    """The folder of a checkpoint; one that lies at W&B is fetched into `folder`/checkpoint first."""
+    if not name.startswith(WANDB):
+        return Path(name)
+    from mfcdm.training.loggers import fetch_checkpoint
+
+    return fetch_checkpoint(name, folder / "checkpoint")
+
+
+def _in_words(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes))

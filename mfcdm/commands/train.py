@@ -1,0 +1,73 @@
+"""train.py: train a network, or go on with a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mfcdm import checkpoint
+from mfcdm.commands.assembly import Prepared, find_start, open_loggers, prepare
+from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.files import describe, grid, write_samples
+from mfcdm.commands.sample import draw
+from mfcdm.training.engine import Progress
+from mfcdm.training.options import TrainerOptions
+from mfcdm.visualize import draw_clouds
+
+
+def train_run(config: dict[str, Any], folder: Path) -> None:
+    """Train as `config` says in `folder`, or go on in the folder that `config["resume"]` names."""
+    start = find_start(config, folder)
+    run = prepare(start)  # all is built and checked before anything is written
+    describe(start.folder, start.config)
+    if run.remark:
+        say(run.remark)
+    trainer, failed = run.trainer, True
+    try:
+        with warnings_as_lines():
+            if trainer.fabric.is_global_zero:
+                for logger in open_loggers(start, trainer.step):
+                    trainer.loggers.append(logger)
+            with Meter("training") as meter:
+                last = trainer.run(_observer(meter, trainer.options))
+            say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
+            if start.config["num_pictured"]:
+                _picture(checkpoint.load(last, trust=start.trust), run)
+        failed = False
+    finally:
+        for logger in trainer.loggers:
+            logger.close(failed)
+
+
+def _observer(meter: Meter, options: TrainerOptions) -> Callable[[Progress], None]:
+    """Shows each step: speed over the recent ones, and what is left to the bound."""
+    pace = Pace()
+    left: float | None = None
+
+    def observe(now: Progress) -> None:
+        nonlocal left
+        if now.validated is not None:
+            meter.show(now.share, f"step {now.step}  validating {now.validated:.0%}", left)
+            pace.clear()
+            return
+        speed = pace.add(now.step, now.seconds)
+        left = options.seconds_left(now.step, now.seconds, speed)
+        text = f"step {now.step}  level {now.level}  loss {now.loss:.3f}  {speed:.1f} steps/s"
+        meter.show(now.share, text, left)
+
+    return observe
+
+
+def _picture(model: checkpoint.Checkpoint, run: Prepared) -> None:
+    """samples/ and a picture of generated clouds above real ones."""
+    trainer = run.trainer
+    folder, count, seed = trainer.folder, trainer.config["num_pictured"], trainer.config["seed"]
+    num_particles = model.subdivision.cardinalities[-1]
+    generated = draw(model, run.sampler, count, [num_particles], seed, batch_size=count)
+    (folder / "samples").mkdir(exist_ok=True)
+    write_samples(folder / "samples" / "samples.npz", generated)
+    rows, real = grid(generated), grid([cloud[:num_particles] for cloud in run.clouds.points()[:count]])
+    titles = ["generated", *[""] * (len(rows) - 1), "training data"]
+    path = draw_clouds(folder / "samples.png", rows + real, titles)
+    for logger in trainer.loggers:
+        logger.clouds(trainer.step, "final", generated, path)
+    say(f"picture: {path}")

@@ -1,0 +1,84 @@
+"""How to train, without what."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+MAX_RATE = 1e36  # AdamW divides by 1 - 0.9^n, and the result must be a float32
+
+Precision = Literal["32-true", "bf16-mixed", "64-true"]
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How to train, without what.
+
+    Args:
+        max_steps: optimizer steps, or None.
+        max_minutes: minutes of this run and those that it resumes, or None; at least one of the two bounds is needed.
+        batch_size: clouds a step.
+        learning_rate: of AdamW, after the warm-up.
+        warmup_steps: over which the learning rate rises linearly; a tenth of the run where that is shorter.
+        weight_decay: of AdamW.
+        ema_decay: of the averaged weights.
+        gradient_clip: largest norm of the gradient.
+        log_every: steps between records.
+        checkpoint_every: steps between checkpoints.
+        accelerator: "auto", "cpu" or "cuda".
+        precision: of Fabric.
+
+    Raises:
+        ValueError: if an option is out of its range.
+    """
+
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("a run needs a bound: set trainer.max_steps or trainer.max_minutes")
+        for name in ("max_steps", "batch_size", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < 1):
+                raise ValueError(f"trainer.{name} must be a whole number >= 1, got {value}")
+        for name in ("max_minutes", "learning_rate", "gradient_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"trainer.{name} must be > 0 and finite, got {value}")
+        if self.learning_rate > MAX_RATE:
+            raise ValueError(f"trainer.learning_rate must be at most {MAX_RATE:g}, got {self.learning_rate}")
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
+
+    def share(self, step: int, seconds: float) -> float:
+        """Share of the run that is done: of its steps or of its minutes, whichever is further, in [0, 1]."""
+        steps = step / self.max_steps if self.max_steps else 0.0
+        minutes = seconds / 60 / self.max_minutes if self.max_minutes else 0.0
+        return min(1.0, max(steps, minutes))
+
+    def rate(self, step: int, share: float) -> float:
+        """Learning rate of a step: a linear warm-up, times a cosine of the share of the run that is done.
+
+        min(1, max((step + 1) / warmup_steps, 10 share)) (1 + cos(pi share)) / 2: a run that is shorter than ten
+        warm-ups reaches the full rate after its first tenth.
+        """
+        warmup = min(1.0, max((step + 1) / max(1, self.warmup_steps), 10 * share))
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * share))
+
+    def seconds_left(self, step: int, seconds: float, steps_a_second: float) -> float:
+        """How long a run goes on at a speed, to the nearer of its bounds; infinite at speed 0 without max_minutes."""
+        by_steps = (self.max_steps - step) / steps_a_second if self.max_steps and steps_a_second > 0 else math.inf
+        by_minutes = self.max_minutes * 60 - seconds if self.max_minutes else math.inf
+        return max(0.0, min(by_steps, by_minutes))

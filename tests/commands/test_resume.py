@@ -1,0 +1,103 @@
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+from mfcdm import checkpoint
+from tests.commands.runs import SHAPES, VALIDATED, change_config, points, records
+
+
+def test_resumed_run_ends_bit_equal(run, script, tmp_path):
+    """As if the machine had stopped after the checkpoint of step 2, while it wrote the record of step 3."""
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    shutil.rmtree(copy / "checkpoints" / "step-00000004")
+    (copy / "checkpoints" / "last").unlink()
+    (copy / "checkpoints" / "best").unlink()
+    (copy / "checkpoints" / "last").symlink_to("step-00000002")
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:10])
+    begun = (copy / "checkpoints" / "step-00000002" / "state.json").stat().st_ino
+    ended = script("train.py", f"resume={copy}", "trainer.max_steps=9", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    # It went on: starting anew would end in the same weights, but make step 2 and its record, with the clock, again.
+    assert (copy / "checkpoints" / "step-00000002" / "state.json").stat().st_ino == begun
+    assert (copy / "metrics.jsonl").read_text().splitlines(keepends=True)[:2] == lines[:2]
+    assert (copy / "checkpoints" / "best").resolve().name == (run / "checkpoints" / "best").resolve().name
+    assert "ignored: trainer.max_steps=9" in ended.err
+    for name in ("network.safetensors", "training.safetensors"):
+        expected = load_file(run / "checkpoints" / "last" / name)
+        found = load_file(copy / "checkpoints" / "last" / name)
+        assert expected.keys() == found.keys()
+        assert all(np.array_equal(expected[key], found[key]) for key in expected), name
+    assert [record["step"] for record in records(copy)] == [1, 2, 3, 4]
+    for found, expected in zip(records(copy), records(run), strict=True):
+        timed = ("seconds", "steps_per_second", "validation/seconds")
+        assert found.keys() == expected.keys()
+        assert all(found[key] == expected[key] for key in found if key not in timed)
+    np.testing.assert_array_equal(points(copy / "samples"), points(run / "samples"))
+    assert not (tmp_path / "outputs" / "default").exists() or not list((tmp_path / "outputs" / "default").iterdir())
+
+
+def test_ctrl_c_ends_with_a_sentence_and_keeps_checkpoints(start, tmp_path):
+    folder = tmp_path / "run"
+    options = (*VALIDATED, "validation.every=3", "trainer.max_steps=1000000", f"hydra.run.dir={folder}", "logger=wandb")
+    process = start("train.py", *SHAPES, *options, cwd=tmp_path)
+    limit = time.monotonic() + 60
+    while not (folder / "checkpoints" / "last").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.count("mfcdm: stopped by Ctrl-C") == 1
+    newest = checkpoint.newest(folder / "checkpoints")
+    assert newest is not None
+    assert checkpoint.load(newest).step == checkpoint.load_training(newest).numbers["ema_updates"]
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_resume_runs_nothing_foreign(run, call, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    change_config(copy / "checkpoints" / "last", "sde", _target_="os.system", command="touch hostile")
+    ended = call("train", f"resume={copy}")
+    assert (ended.code, "os.system" in ended.sentence) == (2, True)
+    assert not (tmp_path / "hostile").exists()
+
+
+def test_new_run_does_not_mix_with_an_old_one(run, call):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    ended = call("train", *SHAPES, "trainer.max_steps=1", f"hydra.run.dir={run}")
+    assert ended.code == 2
+    assert f"resume={run}" in ended.sentence
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_of_an_earlier_version_goes_on(run, call, tmp_path):
+    """Its configuration knows no validation and no logger, and its state no best."""
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    last = copy / "checkpoints" / "last"
+    config = yaml.safe_load((last / "config.yaml").read_text())
+    del config["validation"], config["logger"]
+    (last / "config.yaml").write_text(yaml.safe_dump(config | {"trainer": config["trainer"] | {"max_steps": 5}}))
+    state = json.loads((last / "state.json").read_text())
+    del state["training"]["best"]
+    (last / "state.json").write_text(json.dumps(state))
+    ended = call("train", f"resume={copy}")
+    assert ended.code == 0, ended.err
+    assert (copy / "checkpoints" / "last").resolve().name == "step-00000005"
+    assert "validation" not in ended.err
+
+
+def test_a_finished_run_is_left_as_it_is(run, call, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    before = {path: path.lstat().st_ino for path in (copy / "checkpoints").rglob("step-*/*")}
+    ended = call("train", f"resume={copy}")
+    assert ended.code == 0, ended.err
+    assert {path: path.lstat().st_ino for path in (copy / "checkpoints").rglob("step-*/*")} == before
+    assert records(copy) == records(run)

@@ -1,0 +1,116 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mfcdm import checkpoint
+from tests.training.runs import state, trainer, validation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Killed(Exception):
+    pass
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_until(run, stop: int) -> None:
+    """Train, and stop without a word after `stop` steps."""
+
+    def kill(progress):
+        if progress.step > stop:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run.run(kill)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, stop):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    run_until(trainer(tmp_path / "cut", checkpoint_every=stop), stop)
+    resumed = trainer(tmp_path / "cut")
+    resumed.resume(checkpoint.newest(tmp_path / "cut" / "checkpoints"))
+    assert resumed.step == stop
+    resumed.run()
+    assert resumed.step == whole.step
+    assert equal(state(whole), state(resumed))
+
+
+def test_a_resumed_run_validates_and_knows_its_best(tmp_path):
+    whole = trainer(tmp_path / "whole", validation=validation())
+    whole.run()
+    cut = tmp_path / "cut" / "checkpoints"
+    run_until(trainer(tmp_path / "cut", validation=validation()), 3)
+    assert checkpoint.newest(cut).name == "step-00000003"  # a validation leaves a checkpoint
+    (cut / "best").unlink()  # as if it was killed before
+    resumed = trainer(tmp_path / "cut", validation=validation())
+    resumed.resume(checkpoint.newest(cut))
+    assert resumed.best == {"step": 3, "score": resumed.best["score"]}
+    assert (cut / "best").resolve().name == "step-00000003"
+    resumed.best["score"] = 0.0  # nothing that follows is better
+    resumed.run()
+    assert resumed.best == {"step": 3, "score": 0.0}
+    assert (cut / "best").resolve().name == "step-00000003"
+    assert (cut / "last").resolve().name == "step-00000006"
+    assert equal(state(whole), state(resumed))
+
+
+# A process that is killed while it writes the file of its second checkpoint that `when` counts
+WRITER = """
+import os, pathlib, signal, sys
+from mfcdm import checkpoint
+from tests.training.runs import trainer
+
+flush, left = checkpoint._flush, {when}
+
+def killed(path):
+    global left
+    flush(path)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint._flush = killed
+trainer(pathlib.Path({folder!r}), checkpoint_every=2).run()
+"""
+# A checkpoint flushes its four files, itself and its parent, and `last` the parent: seven times.
+FIRST = 7
+
+
+@pytest.mark.parametrize("when", [FIRST + 1, FIRST + 4, FIRST + 5])
+def test_a_process_killed_while_it_writes_is_resumed_from_the_last_whole_checkpoint(tmp_path, when):
+    code = WRITER.format(folder=str(tmp_path), when=when)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    checkpoints = tmp_path / "checkpoints"
+    assert [path.name for path in checkpoints.glob(".writing-*")], "it was not killed while it wrote"
+    newest = checkpoint.newest(checkpoints)
+    assert newest.name == "step-00000002"
+    resumed, whole = trainer(tmp_path), trainer(tmp_path / "whole")
+    resumed.resume(newest)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last", "step-00000002"]
+    resumed.run()
+    whole.run()
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last", "step-00000002", "step-00000006"]
+    assert checkpoint.load(checkpoints / "last").step == 6
+    assert equal(state(whole), state(resumed))
+
+
+def test_a_process_killed_between_the_two_renames_keeps_the_old_checkpoint(tmp_path):
+    run = trainer(tmp_path)
+    folder = run.save()
+    folder.rename(folder.parent / f".old-{folder.name}-123")
+    (folder.parent / f".writing-{folder.name}-123").mkdir()
+    (folder.parent / ".link-last-123").symlink_to("nowhere")
+    assert checkpoint.newest(folder.parent) is None
+    checkpoint.remove_leftovers(folder.parent)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["last", "step-00000000"]
+    assert checkpoint.load(folder.parent / "last").step == 0
