@@ -1,7 +1,7 @@
 """The score network s(t, x_i, nu) = A(t, x_i) + B[nu](t, x_i), and how it becomes a score."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -106,6 +106,12 @@ class ScoreNetwork(nn.Module):
         # sampling chaotic, so that the rounding of another batch size would end in another cloud.
         with torch.no_grad():
             self.out.weight.mul_(0.2)
+
+    def hidden_matrices(self) -> Iterator[nn.Parameter]:
+        """The matrices from states to states, whose rows and columns are all alike: what an optimizer may rotate."""
+        for name, parameter in self.blocks.named_parameters():
+            if parameter.ndim == 2 and "modulation" not in name:
+                yield parameter
 
     def radius(self, t: Tensor) -> Tensor:
         """R(t) = R_data^(1 - t) R_noise^t, like t."""

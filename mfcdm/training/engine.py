@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from mfcdm.objective import Loss, MeanFieldScoreMatching
 from mfcdm.training.batches import Batches
 from mfcdm.training.ema import EMA
 from mfcdm.training.loggers import Logger
+from mfcdm.training.optimizers import build_optimizers, load_moments, read_moments
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.record import LossRecord
 from mfcdm.training.validation import Scores, Validation
@@ -77,11 +77,9 @@ class Trainer:
         self.loggers, self.categories, self.validation = list(loggers), categories, validation
         self.fabric = fabric or Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
         self.fabric.launch()
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
-        )
         self.raw = network
-        self.network, self.optimizer = self.fabric.setup(network, optimizer)
+        self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
+        self.network, *self.optimizers = self.fabric.setup(network, *self.raw_optimizers)
         self.ema = EMA(self.raw, options.ema_decay)
         self.step, self.seconds, self.refused, self.refused_in_all = 0, 0.0, 0, 0
         self.validations: list[float] = []  # seconds that each took, since the start or the resumption
@@ -159,8 +157,10 @@ class Trainer:
     def _step(self) -> tuple[Loss, bool]:
         """One batch: its loss, and whether it was applied."""
         batch, generator = self.batches.at(self.step), self.batches.generator(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.zero_grad(set_to_none=True)
         draw = self.objective.draw(batch.x.to(self.fabric.device), self._moved(batch.lengths), generator)
         try:
             loss = self.objective.loss(self.network, draw, self._moved(batch.labels), generator)
@@ -169,7 +169,6 @@ class Trainer:
                 raise
             # An overflow in the weights, as in a bandwidth exp(w), is refused inside the network before it is a loss.
             self._give_up(f"the network broke down at step {self.step + 1}, level {draw.level}: {error}")
-        self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss.total)
         norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.options.gradient_clip)
         # One non-finite number in the gradient would put NaN into every weight; such a step is not applied.
@@ -177,7 +176,8 @@ class Trainer:
             self.refused += 1
             self.refused_in_all += 1
             return loss, False
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.ema.update(self.raw)
         self.refused = 0
         return loss, True
@@ -228,9 +228,8 @@ class Trainer:
             if not bool(weight.isfinite().all()):
                 self._give_up(f"{name} overflowed by step {self.step}")
         tensors = {f"network.{name}": tensor for name, tensor in self.raw.state_dict().items()}
-        state = self.optimizer.state_dict()
-        for index, moments in state["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        moments = read_moments(self.raw, self.raw_optimizers)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         numbers = {
             "seconds": self.seconds,
             "ema_updates": self.ema.updates,
@@ -263,12 +262,7 @@ class Trainer:
         state = checkpoint.load_training(folder)
         own = _under(state.tensors, "network.")
         checkpoint.load_weights(self.raw, own, folder)
-        saved: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(state.tensors, "optimizer.").items():
-            index, moment = name.split(".", 1)
-            saved.setdefault(int(index), {})[moment] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": saved, "param_groups": groups})
+        load_moments(self.raw, self.raw_optimizers, _under(state.tensors, "optimizer."))
         self.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
         self.step = checkpoint.read_state(folder)["step"]
         self.seconds, self.refused_in_all = state.numbers["seconds"], state.numbers["refused"]

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mfcdm.training.optimizers import OptimizerName
+
 MAX_RATE = 1e36  # AdamW divides by 1 - 0.9^n, and the result must be a float32
 
 Precision = Literal["32-true", "bf16-mixed", "64-true"]
@@ -17,9 +19,10 @@ class TrainerOptions:
         max_steps: optimizer steps, or None.
         max_minutes: minutes of this run and those that it resumes, or None; at least one of the two bounds is needed.
         batch_size: clouds a step.
-        learning_rate: of AdamW, after the warm-up.
+        optimizer: "muon", for the matrices inside the network, with AdamW for the rest; or "adamw" alone.
+        learning_rate: after the warm-up.
         warmup_steps: over which the learning rate rises linearly; a tenth of the run where that is shorter.
-        weight_decay: of AdamW.
+        weight_decay: of all parameters.
         ema_decay: of the averaged weights.
         gradient_clip: largest norm of the gradient.
         log_every: steps between records.
@@ -34,7 +37,8 @@ class TrainerOptions:
     max_steps: int | None = None
     max_minutes: float | None = None
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.0
     ema_decay: float = 0.999

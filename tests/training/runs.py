@@ -14,6 +14,7 @@ from mfcdm.sde import CosineVPSDE
 from mfcdm.subdivision import Subdivision
 from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
+from mfcdm.training.optimizers import read_moments
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.validation import Validation, ValidationOptions
 from tests.laws import generator, three_shapes
@@ -60,8 +61,9 @@ def state(run: Trainer) -> dict[str, Tensor]:
     """Weights, averages and the optimizer's state, by name."""
     found = {f"network.{name}": weight for name, weight in run.raw.state_dict().items()}
     found |= {f"ema.{name}": mean for name, mean in run.ema.mean.items()}
-    for index, moments in run.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{index}.{name}": torch.as_tensor(moment) for name, moment in moments.items()}
+    moments = read_moments(run.raw, run.raw_optimizers)
+    assert len(moments) > len(list(run.raw.parameters())), "each parameter has at least one moment"
+    found |= {f"optimizer.{name}": moment for name, moment in moments.items()}
     return found
 
 
