@@ -38,7 +38,7 @@ class TrainerOptions:
     max_minutes: float | None = None
     batch_size: int = 16
     optimizer: OptimizerName = "muon"
-    learning_rate: float = 5e-3
+    learning_rate: float = 8e-3
     warmup_steps: int = 100
     weight_decay: float = 0.0
     ema_decay: float = 0.999
