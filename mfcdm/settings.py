@@ -1,4 +1,4 @@
-"""What the commands take: the keys of train.yaml and sample.yaml, and whether data, network and device fit together."""
+"""What the commands take: the keys of their yaml files, and whether data, network and device fit together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,10 +47,24 @@ class SampleKeys:
     output: str
     num_clouds: int
     num_particles: int | Sequence[int] | None
+    num_real: int
     seed: int
     batch_size: int
     device: str
     trust: bool
+
+
+@dataclass(frozen=True)
+class EvaluateKeys:
+    """The keys of evaluate.yaml."""
+
+    protocol: Group
+    generated: str
+    reference: str
+    generated_split: str
+    reference_split: str | None
+    output: str | None
+    device: str
 
 
 def fitted_to(network: nn.Module, clouds: Clouds) -> Clouds:
@@ -93,7 +107,7 @@ def check_numbers(config: Group) -> None:
     Raises:
         ValueError: a sentence that names the key and its value.
     """
-    for key, least in (("num_clouds", 1), ("batch_size", 1), ("num_pictured", 0)):
+    for key, least in (("num_clouds", 1), ("batch_size", 1), ("num_pictured", 0), ("num_real", 0)):
         if key in config and config[key] < least:
             raise ValueError(f"{key} must be >= {least}, got {key}={config[key]}")
     if not 0 <= config["seed"] < MAX_SEED:

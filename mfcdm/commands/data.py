@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfcdm.build import build, check_arguments
-from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset
+from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset, rescaled
+from mfcdm.datasets.clouds import Scheme
 from mfcdm.settings import Group
 from mfcdm.training.validation import MIN_CLOUDS, held_out
 
@@ -59,6 +60,28 @@ def held_out_clouds(config: Group, trust: bool, training: Clouds, num_clouds: in
     if all(_fingerprint(cloud) in seen for cloud in clouds.points()):
         raise NothingHeldOut("split val holds training clouds only")
     return clouds
+
+
+def clouds_to_show(config: Group, trust: bool, scheme: Scheme, count: int, num_points: int) -> tuple[str, list[Tensor]]:
+    """Real clouds for a picture, of at most `num_points` points each, and what they are.
+
+    Args:
+        config: of the training data.
+        trust: as in `build`.
+        scheme: of normalisation, which the generated clouds share.
+        count: at most so many, held-out ones where there are any.
+        num_points: the first so many of each.
+
+    Raises:
+        FileNotFoundError: if the data are no longer there.
+        ValueError: if they cannot be read.
+    """
+    training = Clouds.of(open_data(config, trust))
+    try:
+        title, clouds = "held-out data", held_out_clouds(config, trust, training, max(count, MIN_CLOUDS), seed=0)
+    except NothingHeldOut:
+        title, clouds = "training data", training
+    return title, [cloud[:num_points] for cloud in rescaled(clouds, scheme).points()[:count]]
 
 
 def normalized(clouds: Clouds, normalization: Normalization) -> Clouds:

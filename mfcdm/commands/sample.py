@@ -10,6 +10,7 @@ from torch import Tensor
 from mfcdm import checkpoint
 from mfcdm.build import build, check_arguments
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.files import grid, write_ply, write_samples
 from mfcdm.generate import generate
 from mfcdm.samplers import Sampler
@@ -32,12 +33,14 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
         if wanted is None:
             wanted = model.subdivision.cardinalities[-1]
         sizes = [wanted] if isinstance(wanted, int) else wanted
+        rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"])
         folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
         clouds = draw(model, sampler, config["num_clouds"], sizes, config["seed"], config["batch_size"])
     write_samples(folder / "samples.npz", clouds)
     for index, cloud in enumerate(clouds):
         write_ply(folder / f"sample-{index:04d}.ply", cloud)
-    draw_clouds(folder / "samples.png", grid(clouds))
+    generated = grid(clouds)
+    draw_clouds(folder / "samples.png", generated + rows, ["generated", *[""] * (len(generated) - 1), *titles])
     say(f"{len(clouds)} clouds of {_in_words(sizes)} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
 
 
@@ -88,6 +91,21 @@ def draw(
             clouds |= zip(indices, model.normalization.undo(x).cpu(), strict=True)
             done += size * len(indices)
     return [clouds[index] for index in range(num_clouds)]
+
+
+def _real_rows(
+    model: checkpoint.Checkpoint, count: int, num_points: int, trust: bool
+) -> tuple[list[list[Tensor]], list[str]]:
+    """Rows of real clouds for the picture and their titles; none where none are asked for."""
+    if count == 0:
+        return [], []
+    missing = [key for key in ("dataset", "normalization") if key not in model.config]
+    if missing:
+        raise ValueError(
+            f"num_real={count}: the checkpoint does not say its {missing[0]}; num_real=0 shows no real clouds"
+        )
+    title, clouds = clouds_to_show(model.config["dataset"], trust, model.config["normalization"], count, num_points)
+    return grid(clouds), [title]
 
 
 def _checkpoint(name: str, folder: Path) -> Path:

@@ -3,12 +3,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread as read_png
 
 from mfcdm import checkpoint
+from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.sample import draw
+from mfcdm.datasets import ParametricShapes
 from mfcdm.generate import generate
 from mfcdm.samplers import Langevin
-from tests.commands.runs import PNG, points
+from tests.commands.runs import ONE_STEP, PNG, clouds, points
 
 
 def test_sample_script(run, script, tmp_path):
@@ -106,7 +109,44 @@ def test_a_reference_to_wandb_that_is_none_ends_in_one_sentence(call):
     assert (ended.code, "'wandb:run' must be wandb:entity/project/name:alias" in ended.sentence) == (2, True)
 
 
+def test_real_clouds_under_the_generated_ones_are_held_out(run):
+    config = checkpoint.load(run / "checkpoints" / "last").config
+    title, clouds = clouds_to_show(config["dataset"], False, config["normalization"], count=3, num_points=50)
+    assert (title, [len(cloud) for cloud in clouds]) == ("held-out data", [50] * 3)
+    held_out = ParametricShapes(6, 64, split="val").stack()[:, :50]
+    for cloud in clouds:
+        assert any(torch.equal(cloud, other) for other in held_out)
+
+
+def test_the_picture_has_a_row_of_real_clouds_more(run, call, tmp_path):
+    sizes = []
+    for name, num_real in (("without", 0), ("with", 2)):
+        arguments = (
+            f"checkpoint={run}/checkpoints/last",
+            "sampler.num_steps=6",
+            "num_clouds=2",
+            f"num_real={num_real}",
+        )
+        ended = call("sample", *arguments, f"output={name}")
+        assert ended.code == 0, ended.err
+        sizes.append(read_png(tmp_path / name / "samples.png").shape)
+    assert sizes[1][0] == pytest.approx(2 * sizes[0][0], abs=1)  # in pixels; a row more, rounded
+    assert sizes[1][1] == sizes[0][1]
+
+
+def test_real_clouds_that_vanished_are_named(call, tmp_path):
+    archive = tmp_path / "mine.npz"
+    np.savez(archive, train=clouds(6, 64, 3), val=clouds(4, 64, 3, seed=1))
+    data = ("dataset=archive", f"dataset.path={archive}", *ONE_STEP, "num_pictured=0", "hydra.run.dir=run")
+    assert call("train", *data).code == 0
+    archive.unlink()
+    ended = call("sample", "checkpoint=run/checkpoints/last", "sampler.num_steps=6", "num_clouds=1", "num_real=2")
+    assert (ended.code, str(archive) in ended.sentence) == (2, True)
+    assert not (tmp_path / "samples").exists()
+
+
 SAMPLE_MISTAKES = [
+    (("num_real=-1",), ["num_real=-1"]),
     (("num_clouds=0",), ["num_clouds", "0"]),
     (("num_particles=0",), ["num_particles", "0"]),
     (("num_particles=[512,0]",), ["num_particles", "[512, 0]"]),
