@@ -82,6 +82,7 @@ class Trainer:
         self.network, *self.optimizers = self.fabric.setup(network, *self.raw_optimizers)
         self.ema = EMA(self.raw, options.ema_decay)
         self.step, self.seconds, self.refused, self.refused_in_all = 0, 0.0, 0, 0
+        self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
         self.validations: list[float] = []  # seconds that each took, since the start or the resumption
         self.best: dict[str, Any] | None = None  # {"step": int, "score": |1-NNA - 1/2|} of the best validation so far
 
@@ -96,12 +97,12 @@ class Trainer:
         """
         record, saved_at = LossRecord(), self.step if self.checkpoint_folder(self.step).is_dir() else -1
         self.network.train()
-        now = time.monotonic()
+        now = self.clock()
         begun, recorded_at, recorded_step = now - self.seconds, now, self.step
         while (before := self.share()) < 1.0:
             loss, applied = self._step()
             self.step += 1
-            self.seconds = time.monotonic() - begun
+            self.seconds = self.clock() - begun
             if applied:
                 record.add(loss, self.objective.sde.log_snr(loss.t))
             values: dict[str, float] = {}
@@ -114,12 +115,12 @@ class Trainer:
             if validates:
                 scores = self._validate(progress, observe)
                 values |= {"validation/failed": 1} if scores is None else scores.values
-                self.validations.append(time.monotonic() - begun - self.seconds)
+                self.validations.append(self.clock() - begun - self.seconds)
                 recorded_at += self.validations[-1]  # no time of the steps
                 self.seconds += self.validations[-1]
             ended = self.share() >= 1.0
             if self.step % self.options.log_every == 0 or ended:
-                now = time.monotonic()
+                now = self.clock()
                 speed = (self.step - recorded_step) / (now - recorded_at)
                 values |= record.flush()
                 values |= {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}

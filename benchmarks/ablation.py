@@ -1,0 +1,200 @@
+"""What a choice is worth at equal cost: python benchmarks/ablation.py --variants optimizer --seconds 150 --seeds 2
+
+Every variant is a list of overrides of train.yaml and trains for the same processor seconds on one thread. It is judged
+by the mean square error of v, which is that of x_0 over sigma^2, on held-out clouds, a fixed grid of log-SNR and fixed
+noise, with the averaged weights; at each log-SNR with the cardinality of its level. Variants of one seed see the same
+clouds, noise and first weights where their networks agree, so differences to the first variant are paired. Prints a
+table and adds the rows to ablation.csv beside this file, with the hardware's name.
+
+A variant of your own: --variants none --base experiment=demo --variant wide "network.width=48".
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hardware import write_csv
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from mfcdm.cli import config_folder
+from mfcdm.commands.assembly import Start, prepare
+from mfcdm.commands.data import open_data
+from mfcdm.datasets import Clouds, rescaled
+from mfcdm.randomness import cloud_generators
+from mfcdm.settings import fitted_to
+from mfcdm.training.engine import Trainer
+
+LOG_SNR = (-4.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+NUM_CLOUDS, BATCH, STREAM = 64, 16, 7  # of the judgement: clouds, clouds at once, stream of their noise
+
+GROUPS: dict[str, dict[str, str]] = {
+    "none": {},
+    "optimizer": {
+        "muon 8e-3": "",
+        "muon 4e-3": "trainer.learning_rate=4e-3",
+        "muon 1.6e-2": "trainer.learning_rate=1.6e-2",
+        "adamw 4e-3": "trainer.optimizer=adamw trainer.learning_rate=4e-3",
+        "adamw 1e-3": "trainer.optimizer=adamw trainer.learning_rate=1e-3",
+    },
+    "interaction": {
+        "local and global": "",
+        "global": "network.interactions=[global]",
+        "local": "network.interactions=[local]",
+        "neither": "network.interactions=[]",
+        "wider radius": "network.radius=[0.8,3.0]",
+        "narrower radius": "network.radius=[0.2,1.0]",
+    },
+    "size": {
+        "default": "",
+        "network=small": "network=small",
+        "depth 3": "network.depth=3",
+        "width 48": "network.width=48",
+        "16 moments": "network.num_moments=16",
+        "batch 8": "trainer.batch_size=8",
+    },
+    "levels": {
+        "4": "",
+        "3": "subdivision.num_levels=3",
+        "6": "subdivision.num_levels=6",
+        "uniform in t": "subdivision=time subdivision.num_particles=512",
+        "one": "subdivision=none subdivision.num_particles=512",
+    },
+}
+
+
+def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> tuple[Trainer, Clouds]:
+    """The run of a variant, bounded by processor time, and the clouds that judge it."""
+    fixed = [f"seed={seed}", f"trainer.max_minutes={seconds / 60}", "validation.num_clouds=0", "num_pictured=0"]
+    fixed += ["logger=none", "trainer.accelerator=cpu", "trainer.checkpoint_every=1000000000"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("train", overrides + fixed), resolve=True)
+    config: dict[str, Any] = {str(key): value for key, value in composed.items()}  # type: ignore[union-attr]
+    trainer = prepare(Start(config, folder, trust=True)).trainer
+    trainer.clock = time.process_time
+    held_out = Clouds.of(open_data({**config["dataset"], "split": "val"}, trust=True))
+    held_out = fitted_to(trainer.raw, rescaled(held_out, config["normalization"]))
+    return trainer, held_out[torch.arange(min(NUM_CLOUDS, len(held_out)))]
+
+
+@torch.no_grad()
+def errors(trainer: Trainer, held_out: Clouds) -> Tensor:
+    """Mean square error of v for each log-SNR and cloud, (len(LOG_SNR), clouds)."""
+    objective, network = trainer.objective, trainer.averaged().eval()
+    x = torch.stack([trainer.normalization.apply(cloud) for cloud in held_out.points()])
+    return torch.stack([_errors_at(snr, x, objective, network, held_out.labels) for snr in LOG_SNR])
+
+
+def _errors_at(log_snr: float, x: Tensor, objective: Any, network: nn.Module, labels: Tensor | None) -> Tensor:
+    t = objective.sde.time_of_log_snr(torch.tensor([log_snr], dtype=torch.float64)).clamp_min(objective.sde.t_min)
+    level = int(objective.subdivision.level_of(float(t)))
+    generators = cloud_generators(0, range(len(x)), STREAM)
+    found = []
+    for some in torch.arange(len(x)).split(BATCH):
+        draw = objective.draw(x[some], None, [generators[i] for i in some], level=level, t=t.expand(len(some)).float())
+        label = None if labels is None else labels[some]
+        found.append(objective.loss(network, draw, label).score_matching)
+    return torch.cat(found)
+
+
+def train(overrides: list[str], seconds: float, seed: int) -> dict[str, Any]:
+    """Train one variant in this process."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, held_out = prepared(overrides, Path(folder), seconds, seed)
+        trainer.run()
+        found = errors(trainer, held_out)
+    parameters = sum(parameter.numel() for parameter in trainer.raw.parameters())
+    return {"steps": trainer.step, "parameters": parameters, "errors": found.tolist()}
+
+
+def in_own_process(overrides: list[str], seconds: float, seed: int) -> dict[str, Any]:
+    """`train` in a process of its own, whose processor time is the run's."""
+    command = [sys.executable, __file__, "--worker", json.dumps([overrides, seconds, seed])]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(overrides)}: {done.stderr.strip().splitlines()[-1]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(results: dict[tuple[str, int], dict[str, Any]], first: str, seeds: int) -> list[dict[str, Any]]:
+    """One row a variant: its error, and the paired difference to the first variant with its 95 % interval."""
+    rows = []
+    base = np.concatenate([np.mean(results[first, seed]["errors"], axis=0) for seed in range(seeds)])
+    for name in dict.fromkeys(name for name, _ in results):
+        runs = [results[name, seed] for seed in range(seeds)]
+        own = np.concatenate([np.mean(run["errors"], axis=0) for run in runs])  # one number a cloud and seed
+        difference = own - base
+        # Clouds scatter within a seed and seeds among each other: the larger of the two standard errors counts.
+        by_seed = difference.reshape(seeds, -1).mean(axis=1)
+        spread = [difference.std(ddof=1) / np.sqrt(len(difference))]
+        spread += [by_seed.std(ddof=1) / np.sqrt(seeds)] if seeds > 1 else []
+        fine = np.mean([run["errors"][-4:] for run in runs])  # log-SNR 4 to 8
+        rows.append(
+            {
+                "variant": name,
+                "steps": round(float(np.mean([run["steps"] for run in runs]))),
+                "parameters": runs[0]["parameters"],
+                "error": round(float(own.mean()), 4),
+                "fine_error": round(float(fine), 4),
+                "difference": round(float(difference.mean()), 4),
+                "interval": round(1.96 * float(max(spread)), 4),
+            }
+        )
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]], **settings: Any) -> None:
+    """Keep the csv's rows of other groups, in front of the new ones."""
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["group"] != settings["group"]]
+    write_csv(path, kept + [{**row, **settings} for row in rows])
+
+
+def main() -> None:
+    """Print the table and write the csv."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", choices=GROUPS, default="optimizer")
+    parser.add_argument("--only", nargs="*", help="names of the group's variants to run; the first is the base")
+    parser.add_argument("--variant", nargs=2, action="append", default=[], metavar=("NAME", "OVERRIDES"))
+    parser.add_argument("--base", default="experiment=demo", help="overrides of every variant")
+    parser.add_argument("--seconds", type=float, default=150.0, help="processor seconds a run")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(train(*json.loads(options.worker))))
+        return
+    variants = {**GROUPS[options.variants], **dict(options.variant)}
+    variants = {name: variants[name] for name in options.only or variants}
+    keys = [(name, seed) for name in variants for seed in range(options.seeds)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [
+            pool.submit(in_own_process, [*options.base.split(), *variants[name].split()], options.seconds, seed)
+            for name, seed in keys
+        ]
+        results = {key: run.result() for key, run in zip(keys, runs, strict=True)}
+    rows = table(results, next(iter(variants)), options.seeds)
+    for row in rows:
+        print(row)
+    settings = {"group": options.variants, "base": options.base, "seconds": options.seconds, "seeds": options.seeds}
+    write(options.output, rows, **settings)
+
+
+if __name__ == "__main__":
+    main()
