@@ -36,6 +36,11 @@ def sample() -> None:
     _main("sample", run_sample)
 
 
+def evaluate() -> None:
+    """mfcdm-evaluate: score generated clouds; `mfcdm-evaluate --help` lists the options."""
+    _main("evaluate", run_evaluate)
+
+
 def run_train(config: DictConfig, folder: Path) -> None:
     """Train as the configuration says, in `folder`."""
     from mfcdm.commands.train import train_run
@@ -51,6 +56,13 @@ def run_sample(config: DictConfig, folder: Path) -> None:
     from mfcdm.commands.sample import sample_run
 
     sample_run(_plain(config), folder)
+
+
+def run_evaluate(config: DictConfig, folder: Path) -> None:
+    """Evaluate as the configuration says; hydra's folder is not used."""
+    from mfcdm.commands.evaluate import evaluate_run
+
+    evaluate_run(_plain(config))
 
 
 def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
@@ -74,7 +86,8 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
             failures.append(MemoryError(f"there is not enough memory: {str(error).split(NO_MEMORY)[-1].strip(': ')}"))
         finally:
             with suppress(OSError):
-                folder.rmdir()  # hydra makes it before anything is checked; what holds files stays
+                if folder.resolve() != Path.cwd():  # evaluate's is where the user stands
+                    folder.rmdir()  # hydra makes it before anything is checked; what holds files stays
 
     task.__module__ = "__main__"  # hydra takes the job's name from here
     try:

@@ -30,6 +30,7 @@ LAYERS = (
     "generate",
     "datasets",
     "metrics",
+    "evaluation",
     "checkpoint_files",
     "checkpoint",
     "visualize",
@@ -47,6 +48,7 @@ APART = {
     "analytic": {"interaction", "networks", "samplers", "build"},
     "datasets": {"sde", "networks", "samplers", "objective", "generate", "interaction", "build"},
     "metrics": {"sde", "networks", "samplers", "objective", "generate", "build"},
+    "evaluation": {"networks", "objective", "generate", "interaction", "build"},
     "visualize": {"sde", "networks", "samplers", "objective", "generate", "checkpoint", "training", "build"},
 }
 

@@ -12,10 +12,11 @@ from mfcdm.branching import Renoise
 from mfcdm.build import build, check_arguments
 from mfcdm.cli import config_folder
 from mfcdm.datasets import open_dataset
+from mfcdm.evaluation import PROTOCOLS, Protocol
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE, CosineVPSDE
-from mfcdm.settings import SampleKeys, TrainKeys
+from mfcdm.settings import EvaluateKeys, SampleKeys, TrainKeys
 from mfcdm.subdivision import Subdivision
 from mfcdm.training.loggers import Logger
 from mfcdm.training.options import TrainerOptions
@@ -23,7 +24,9 @@ from mfcdm.training.validation import ValidationOptions
 
 FOLDER = config_folder()
 SIZES = {"dataset=shapes": ["dataset.num_clouds=2", "dataset.num_points=8"]}
-OPTIONS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+EVERY = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+OPTIONS = [option for option in EVERY if not option.startswith("protocol/")]  # of train and sample
+COMMANDS = {"train": TrainKeys, "sample": SampleKeys, "evaluate": EvaluateKeys}
 KINDS = {
     "sde": SDE,
     "subdivision": Subdivision,
@@ -70,7 +73,7 @@ def data(tmp_path_factory):
 
 def composed(command, *overrides):
     config = OmegaConf.to_container(compose(command, overrides=list(overrides)), resolve=True)
-    check_arguments(SampleKeys if command == "sample" else TrainKeys, config, "")
+    check_arguments(COMMANDS[command], config, "")
     return config
 
 
@@ -99,7 +102,7 @@ def of_group(option, data):
 
 
 def test_all_yaml_files_are_tested():
-    tested = {FOLDER / "train.yaml", FOLDER / "sample.yaml", *(FOLDER / f"{option}.yaml" for option in OPTIONS)}
+    tested = {FOLDER / f"{name}.yaml" for name in (*COMMANDS, *EVERY)}
     assert set(FOLDER.rglob("*.yaml")) == tested
 
 
@@ -122,6 +125,15 @@ def test_every_option_composes_with_train_and_builds(option, data):
 def test_every_sampler_composes_with_sample(option):
     config = composed("sample", "checkpoint=somewhere", option.replace("/", "="))
     build(config["sampler"], Sampler)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_are_those_of_the_library(name):
+    keys = composed("evaluate", "generated=a", "reference=b", f"protocol={name}")["protocol"]
+    check_arguments(Protocol, keys, "")
+    written = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+    assert Protocol(**written) == PROTOCOLS[name]
+    assert set(PROTOCOLS) == {option.removeprefix("protocol/") for option in EVERY if option.startswith("protocol/")}
 
 
 def test_loggers_build_as_strictly_as_everything_else(tmp_path):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mfcdm.metrics.arguments import Array, as_array, check_alike, result_dtype, separate
 from mfcdm.metrics.chamfer import MAX_DIFFERENCES, squared_distances
+from mfcdm.metrics.sinkhorn import sinkhorn_cost
 from mfcdm.metrics.transport import check_size, transport_cost
 
-Metric = Literal["cd", "emd"]
-METRICS: tuple[Metric, ...] = ("cd", "emd")
+Metric = Literal["cd", "emd", "sinkhorn_emd"]
+METRICS: tuple[Metric, ...] = ("cd", "emd", "sinkhorn_emd")
 
 Progress = Callable[[int, int], None]
 
@@ -38,14 +39,15 @@ def pairwise(
 ) -> Tensor:
     """Distances between every cloud of one set and every cloud of another, d_ab = metric(a_a, b_b).
 
-    "cd" is `chamfer_distance`, "emd" is `earth_movers_distance`. torch.get_num_threads() threads share the work, and
+    "cd" is `chamfer_distance`, "emd" is `earth_movers_distance`, "sinkhorn_emd" is the lower bound of it that
+    `sinkhorn_emd` gives. torch.get_num_threads() threads share the work, and
     beside the clouds themselves each holds a bounded block of distances. With b = a (the same tensor) each pair is
-    computed once. On an accelerator "cd" runs there; "emd" always runs on the CPU. No gradient.
+    computed once. On an accelerator "cd" runs there; the others always run on the CPU. No gradient.
 
     Args:
         a: (A, N, D).
         b: (B, M, D).
-        metric: "cd" or "emd".
+        metric: "cd", "emd" or "sinkhorn_emd".
         lengths_a: (A,) rows that each cloud of a owns; padding may be NaN.
         lengths_b: (B,) rows that each cloud of b owns; where b is a, the same as lengths_a.
         progress: called with (done, total), from this thread, as the work goes on.
@@ -62,9 +64,10 @@ def pairwise(
     left, right = separate("a", a, lengths_a), separate("b", b, lengths_b)
     check_alike(a, b)
     symmetric = a is b and _equal(lengths_a, lengths_b)
-    report = progress if progress is not None else _silence
-    if metric == "emd":
-        distances = torch.from_numpy(_transport_costs(left, right, symmetric, report))
+    report = progress if progress is not None else silence
+    if metric != "cd":
+        cost = transport_cost if metric == "emd" else sinkhorn_cost
+        distances = torch.from_numpy(_transport_costs(left, right, symmetric, cost, report))
     elif a.device.type == "cpu":
         distances = torch.from_numpy(_chamfer_by_trees(left, right, symmetric, report))
     else:
@@ -78,11 +81,11 @@ def _equal(lengths_a: Tensor | None, lengths_b: Tensor | None) -> bool:
     return torch.equal(lengths_a, lengths_b)
 
 
-def _silence(done: int, total: int) -> None:
-    pass
+def silence(done: int, total: int) -> None:
+    """Report nothing."""
 
 
-def _in_threads(
+def in_threads(
     work: Callable[[Item], Value], items: Sequence[Item], progress: Progress
 ) -> Iterator[tuple[Item, Value]]:
     """Each item with its result, in order. scipy's trees and assignments release Python's lock while they compute."""
@@ -124,7 +127,7 @@ def _to_nearest(targets: Sequence[cKDTree], sources: Sequence[cKDTree], progress
             means.append(np.add.reduceat(distance**2, starts) / sizes)
         return np.concatenate(means)
 
-    return np.stack([values for _, values in _in_threads(row, targets, progress)])
+    return np.stack([values for _, values in in_threads(row, targets, progress)])
 
 
 def _blocks(clouds: Iterable[Array]) -> Iterator[list[Array]]:
@@ -173,19 +176,25 @@ def _one_to_many(x: Tensor, clouds: Sequence[Tensor], rows: int) -> Tensor:
     return to_y / len(x) + to_x.masked_fill(padding, 0).sum(dim=1) / sizes
 
 
-def _transport_costs(a: Sequence[Tensor], b: Sequence[Tensor], symmetric: bool, progress: Progress) -> Array:
-    """Exact earth mover's distances, (A, B): one pair is one task."""
+def _transport_costs(
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    symmetric: bool,
+    cost: Callable[[Array, Array], float],
+    progress: Progress,
+) -> Array:
+    """Earth mover's distances, (A, B): one pair is one task."""
     left = [as_array(cloud) for cloud in a]
     right = left if symmetric else [as_array(cloud) for cloud in b]
     for size_a in {len(cloud) for cloud in left}:  # before hours of work, not after
         for size_b in {len(cloud) for cloud in right}:
-            check_size(size_a, size_b)
+            check_size(size_a, size_b, exact=cost is transport_cost)
     distances = np.zeros((len(left), len(right)))
     pairs = [(i, j) for i in range(len(left)) for j in range(i + 1 if symmetric else 0, len(right))]
 
-    def cost(pair: tuple[int, int]) -> float:
-        return transport_cost(left[pair[0]], right[pair[1]])
+    def of_pair(pair: tuple[int, int]) -> float:
+        return cost(left[pair[0]], right[pair[1]])
 
-    for (i, j), value in _in_threads(cost, pairs, progress):
+    for (i, j), value in in_threads(of_pair, pairs, progress):
         distances[i, j] = value
     return distances + distances.T if symmetric else distances

@@ -5,6 +5,7 @@ Nothing here draws clouds with replacement: a duplicate would be its own nearest
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def one_nearest_neighbour_interval(
     num_subsamples: int = 1000,
     confidence: float = 0.95,
     generator: torch.Generator | None = None,
+    design: Literal["subsampling", "permutation"] = "subsampling",
 ) -> OneNearestNeighbourInterval:
     """1-NNA with an interval, and with the scores that two samples of one law would give.
 
@@ -66,6 +68,10 @@ def one_nearest_neighbour_interval(
     deff >= 1, with a continuity correction; it has a width also at a score of 0 or 1. It takes deff, not the score, to
     be the same for m as for n clouds.
 
+    With design="permutation" deff is that of the permuted labels, Var(S_pi) / (1 / (8n)), which reads nothing but the
+    nearest neighbours: for matrices from `nearest_earth_movers`, where other distances are infinite. It takes the
+    neighbours' dependence to be that of equal laws.
+
     Args:
         d_gg: (n, n) distances within the generated set, n >= 4.
         d_rr: (n, n) distances within the reference set.
@@ -74,13 +80,14 @@ def one_nearest_neighbour_interval(
         num_subsamples: >= 2, drawn as disjoint pairs.
         confidence: in (0, 1).
         generator: draws permutations and subsamples; default a fixed one, so that two calls agree.
+        design: where the interval's deff comes from.
 
     Returns:
         Score, interval, null interval and p-value.
 
     Raises:
-        ValueError: if the sets differ in size or have fewer than 4 clouds, the matrices do not fit, one holds NaN, or
-            a number is out of range.
+        ValueError: if the sets differ in size or have fewer than 4 clouds, the matrices do not fit, one holds NaN, a
+            number is out of range, or subsampling meets infinite distances.
 
     Source: Politis, Romano & Wolf, Subsampling (1999); Wilson, Probable inference (1927); Korn & Graubard (1998) for
     the effective number of answers; Schilling, Multivariate two-sample tests based on nearest neighbors (1986).
@@ -99,12 +106,18 @@ def one_nearest_neighbour_interval(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     score = float(own_set_fraction(joint))
-    effective = 2 * n / _design_effect(joint, num_subsamples, generator)
+    null = _permuted_scores(joint, num_permutations, generator)
+    if design == "permutation":
+        deff = max(1.0, float(null.var(correction=0)) * 8 * n)
+    elif int(joint.isinf().sum()) > 2 * n:
+        raise ValueError('infinite distances: subsampling needs all neighbours, design="permutation" the nearest only')
+    else:
+        deff = _design_effect(joint, num_subsamples, generator)
+    effective = 2 * n / deff
     low, high = _wilson(score, effective, confidence)
     step = 1 / (2 * n)  # of the grid that the score lives on; a continuity correction widens by half of it
     low, high = max(0.0, low - step / 2), min(1.0, high + step / 2)
 
-    null = _permuted_scores(joint, num_permutations, generator)
     null_mean = (n - 1) / (2 * n - 1)
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     null_low, null_high = null.quantile(tails).tolist()

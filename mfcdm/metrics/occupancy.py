@@ -1,9 +1,15 @@
 """Jensen-Shannon divergence between the occupancies of space of two sets of clouds."""
 
+from typing import Literal
+
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from mfcdm.metrics.arguments import check_alike, separate
+from mfcdm.metrics.arguments import Array, check_alike, separate
+
+Outside = Literal["refuse", "cell"]
 
 Bounds = tuple[float | Tensor, float | Tensor]
 
@@ -22,6 +28,7 @@ def jensen_shannon_divergence(
     *,
     lengths_a: Tensor | None = None,
     lengths_b: Tensor | None = None,
+    outside: Outside = "refuse",
 ) -> float:
     """Jensen-Shannon divergence, in bits, between the occupancies of a grid by two sets of clouds (0 is best).
 
@@ -36,6 +43,7 @@ def jensen_shannon_divergence(
         bounds: (low, high) of the box, numbers or (D,) tensors; default (-1, 1). No point is clipped or left out.
         lengths_a: (A,) rows that each cloud of a owns; padding may be NaN.
         lengths_b: (B,) rows that each cloud of b owns.
+        outside: what to do with points outside the box: "refuse", or "cell": all space outside is one more cell.
 
     Returns:
         A number in [0, 1].
@@ -45,6 +53,24 @@ def jensen_shannon_divergence(
             not finite, or the grid or the box is impossible.
 
     Source: Achlioptas et al., Learning representations and generative models for 3D point clouds (2018).
+    """
+    p, q = occupancies(a, b, resolution, bounds, lengths_a=lengths_a, lengths_b=lengths_b, outside=outside)
+    return float(divergence(mean_occupancy(p), mean_occupancy(q)))
+
+
+def occupancies(
+    a: Tensor,
+    b: Tensor,
+    resolution: int,
+    bounds: Bounds | None,
+    *,
+    lengths_a: Tensor | None = None,
+    lengths_b: Tensor | None = None,
+    outside: Outside = "refuse",
+) -> tuple[csr_array, csr_array]:
+    """Histogram of every cloud over the cells, rows of sum 1: (A, cells) and (B, cells); arguments as above.
+
+    The last cell is all space outside the box; with outside="refuse" it is empty.
     """
     left, right = separate("a", a, lengths_a), separate("b", b, lengths_b)
     check_alike(a, b)
@@ -59,30 +85,45 @@ def jensen_shannon_divergence(
     )
     if not bool((low < high).all() & (high - low).isfinite().all()):
         raise ValueError(f"bounds must be finite with low < high, but are {low.tolist()} and {high.tolist()}")
+    return _rows("a", left, resolution, low, high, outside), _rows("b", right, resolution, low, high, outside)
 
-    p = _occupancy("a", left, resolution, low, high)
-    q = _occupancy("b", right, resolution, low, high)
+
+def mean_occupancy(rows: csr_array) -> Array:
+    """Mean histogram of a set, (cells,) of sum 1."""
+    return np.asarray(rows.sum(axis=0)).ravel() / rows.shape[0]
+
+
+def divergence(p: Array, q: Array) -> Array:
+    """Jensen-Shannon divergence, in bits, of histograms (..., cells) of sum 1."""
     m = (p + q) / 2
-    # xlogy: an empty cell adds nothing, and m = 0 only where p and q are.
-    gain = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(m, m)
-    return float((gain.sum() / 2 / torch.tensor(2.0, dtype=torch.float64).log()).clamp(0, 1))
+    # An empty cell adds nothing, and m = 0 only where p and q are.
+    gain = _entropy_terms(p) + _entropy_terms(q) - 2 * _entropy_terms(m)
+    return np.clip(gain.sum(axis=-1) / (2 * np.log(2)), 0, 1)
 
 
-def _occupancy(name: str, clouds: list[Tensor], resolution: int, low: Tensor, high: Tensor) -> Tensor:
-    """Mean histogram of the clouds over the cells, (resolution^D,), of sum 1."""
+def _entropy_terms(p: Array) -> Array:
+    return p * np.log(np.where(p > 0, p, 1))
+
+
+def _rows(name: str, clouds: list[Tensor], resolution: int, low: Tensor, high: Tensor, outside: Outside) -> csr_array:
+    """Histogram of every cloud, (S, resolution^D + 1)."""
     dim = len(low)
     strides = resolution ** torch.arange(dim - 1, -1, -1, device=low.device)
-    histogram = torch.zeros(resolution**dim, dtype=torch.float64, device=low.device)
+    cells, weights = [], []
     for index, cloud in enumerate(clouds):
         x = cloud.double()
-        outside = ((x < low) | (x > high)).any(dim=1)
-        if bool(outside.any()):
+        beyond = ((x < low) | (x > high)).any(dim=1)
+        if outside == "refuse" and bool(beyond.any()):
             raise ValueError(
-                f"{int(outside.sum())} points of cloud {index} of {name} lie outside the box from {low.tolist()} to "
-                f"{high.tolist()}, for instance {x[outside][0].tolist()}: give bounds that hold all clouds"
+                f"{int(beyond.sum())} points of cloud {index} of {name} lie outside the box from {low.tolist()} to "
+                f"{high.tolist()}, for instance {x[beyond][0].tolist()}: give bounds that hold all clouds"
             )
         # The upper faces belong to the last cells.
-        cell = ((x - low) / (high - low) * resolution).long().clamp(max=resolution - 1)  # (N, D)
-        weight = torch.full((len(x),), 1 / (len(x) * len(clouds)), dtype=torch.float64, device=x.device)
-        histogram.index_add_(0, (cell * strides).sum(dim=1), weight)
-    return histogram
+        place = ((x - low) / (high - low) * resolution).clamp(0, resolution - 1).long()  # (N, D)
+        cells.append((place * strides).sum(dim=1).masked_fill(beyond, resolution**dim).cpu().numpy())
+        weights.append(np.full(len(x), 1 / len(x)))
+    starts = np.cumsum([0, *(len(cell) for cell in cells)])
+    shape = (len(clouds), resolution**dim + 1)
+    rows = csr_array((np.concatenate(weights), np.concatenate(cells), starts), shape=shape)
+    rows.sum_duplicates()
+    return rows

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from mfcdm.metrics.arguments import Array, as_array, paired, result_dtype
+from mfcdm.metrics.duals import Single, tightest
 
 Indices = NDArray[np.int64]
 
@@ -23,6 +24,9 @@ MAX_COPIES = 4_096
 
 # The linear program of clouds with fewer common divisors: at this many pairs about half a minute.
 MAX_PROGRAM_PAIRS = 2**22
+
+# From this size on an assignment is found several times faster from potentials that nearly solve it.
+WORTH_POTENTIALS = 512
 
 # A program has found the optimum when no pair lowers the cost by more than this share of the longest distance.
 REDUCED_COST_TOLERANCE = 1e-9
@@ -63,20 +67,26 @@ def earth_movers_distance(
     return torch.stack(distances) if distances else torch.zeros(0, dtype=result_dtype(x, y), device=x.device)
 
 
-def transport_cost(x: Array, y: Array) -> float:
-    """Earth mover's distance of one pair of clouds (N, D) and (M, D)."""
-    i, j, w = optimal_plan(x, y)
+def transport_cost(x: Array, y: Array, cost: Array | None = None, u: Single | None = None) -> float:
+    """Earth mover's distance of one pair of clouds (N, D) and (M, D); `cost` and `u` as in `optimal_plan`."""
+    i, j, w = optimal_plan(x, y, cost, u)
     return float((np.linalg.norm(x[i] - y[j], axis=1) * w).sum())
 
 
-def check_size(num_x: int, num_y: int) -> None:
-    """Refuse clouds whose exact distance would take too long or too much memory.
+def check_size(num_x: int, num_y: int, exact: bool = True) -> None:
+    """Refuse clouds whose distance would take too long or too much memory; an inexact one holds the costs only.
 
     Raises:
         ValueError: with one sentence that names the sizes.
     """
     copies = math.lcm(num_x, num_y)
-    if copies <= max(num_x, num_y, MAX_COPIES):
+    if not exact:
+        if num_x * num_y > MAX_ASSIGNED**2:
+            raise ValueError(
+                f"this distance holds all pairs of points, at most {MAX_ASSIGNED**2:,}, got {num_x:,} times {num_y:,}: "
+                "draw fewer points of each cloud"
+            )
+    elif copies <= max(num_x, num_y, MAX_COPIES):
         if copies > MAX_ASSIGNED:
             raise ValueError(
                 f"the exact earth mover's distance takes clouds of at most {MAX_ASSIGNED:,} points, "
@@ -89,12 +99,16 @@ def check_size(num_x: int, num_y: int) -> None:
         )
 
 
-def optimal_plan(x: Array, y: Array) -> tuple[Indices, Indices, Array]:
+def optimal_plan(
+    x: Array, y: Array, cost: Array | None = None, u: Single | None = None
+) -> tuple[Indices, Indices, Array]:
     """An optimal plan between the empirical measures of two clouds.
 
     Args:
         x: (N, D).
         y: (M, D).
+        cost: (N, M) distances, where they are known already.
+        u: (N,) last of `rising_bounds(cost)`, where it is known already.
 
     Returns:
         Sources i, targets j and weights w of the moves, (K,) each; the weights sum to 1.
@@ -103,12 +117,15 @@ def optimal_plan(x: Array, y: Array) -> tuple[Indices, Indices, Array]:
         ValueError: if the clouds are too large.
     """
     check_size(len(x), len(y))
-    cost = cdist(x, y)  # (N, M)
+    cost = cdist(x, y) if cost is None else cost  # (N, M)
     copies = math.lcm(len(x), len(y))
     if copies > max(len(x), len(y), MAX_COPIES):
         return _program(cost)
     # Every point as many times as makes both sides equally many, all of mass 1 / copies: an assignment is optimal.
     copies_x, copies_y = copies // len(x), copies // len(y)
+    if copies >= WORTH_POTENTIALS:  # what is taken off a row or a column changes no optimal plan
+        u_i, v_j = tightest(cost, u)
+        cost = cost - u_i[:, None] - v_j
     i, j = linear_sum_assignment(cost.repeat(copies_x, axis=0).repeat(copies_y, axis=1))
     return i // copies_x, j // copies_y, np.full(copies, 1 / copies)
 

@@ -26,7 +26,7 @@ def minimum_matching_distance(d_gr: Tensor) -> float:
 
     Source: Achlioptas et al., Learning representations and generative models for 3D point clouds (2018).
     """
-    return float(_matrix("d_gr", d_gr).amin(dim=0).mean())
+    return float(matrix("d_gr", d_gr).amin(dim=0).mean())
 
 
 def coverage(d_gr: Tensor) -> float:
@@ -46,7 +46,7 @@ def coverage(d_gr: Tensor) -> float:
 
     Source: Achlioptas et al., Learning representations and generative models for 3D point clouds (2018).
     """
-    d_gr = _matrix("d_gr", d_gr)
+    d_gr = matrix("d_gr", d_gr)
     covered = (d_gr == d_gr.amin(dim=1, keepdim=True)).any(dim=0)
     return float(covered.double().mean())
 
@@ -85,7 +85,7 @@ def joint_distances(d_gg: Tensor, d_rr: Tensor, d_gr: Tensor) -> Tensor:
     Raises:
         ValueError: if the sets differ in size, the matrices do not fit, or one holds NaN.
     """
-    d_gg, d_rr, d_gr = _matrix("d_gg", d_gg), _matrix("d_rr", d_rr), _matrix("d_gr", d_gr)
+    d_gg, d_rr, d_gr = matrix("d_gg", d_gg), matrix("d_rr", d_rr), matrix("d_gr", d_gr)
     num_generated, num_reference = d_gr.shape
     if num_generated != num_reference:
         raise ValueError(
@@ -120,7 +120,12 @@ def own_set_fraction(joint: Tensor) -> Tensor:
     return own / (2 * n)
 
 
-def _matrix(name: str, distances: Tensor) -> Tensor:
+def matrix(name: str, distances: Tensor) -> Tensor:
+    """A matrix of distances in float64.
+
+    Raises:
+        ValueError: if it is empty, no matrix, or holds NaN.
+    """
     if distances.ndim != 2 or 0 in distances.shape:
         raise ValueError(f"{name} must be a matrix of distances, but has shape {tuple(distances.shape)}")
     if bool(distances.isnan().any()):

@@ -111,7 +111,7 @@ def test_dtypes_and_empty_sets():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="one of 'cd', 'emd', but is 'l2'"):
+    with pytest.raises(ValueError, match="one of 'cd', 'emd', 'sinkhorn_emd', but is 'l2'"):
         pairwise(normal(1, 2, 3), normal(1, 2, 3), "l2")
 
 

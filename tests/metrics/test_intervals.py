@@ -71,6 +71,19 @@ def test_for_two_laws_the_interval_holds_the_mean_score():
     assert sum(result.p_value <= 0.05 for result in found) / 200 > 0.7  # and the permutations see it
 
 
+def test_permutations_alone_give_an_interval_that_holds_the_mean_score():
+    for draw in (one_law, shifted):
+        g = generator(11)
+        found = []
+        for _ in range(200):
+            points = distances(*draw(60, g))
+            found.append(
+                one_nearest_neighbour_interval(*points, num_permutations=200, generator=g, design="permutation")
+            )
+        mean = sum(result.score for result in found) / 200
+        assert 0.92 <= sum(result.low <= mean <= result.high for result in found) / 200 <= 0.985
+
+
 def test_the_noise_floor_at_a_hundred_clouds():
     result = one_nearest_neighbour_interval(*distances(*normal(2, 100, 3)))
     # the standard deviation known for clouds, 4.5 points, and for independent answers 3.5; 1,000 permutations

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mfcdm.metrics import sliced_wasserstein_distance
+from tests.metrics.clouds import normal, padded
 
 
 def test_a_translation_moves_by_its_length_over_root_dim():
@@ -29,6 +30,25 @@ def test_two_gaussians_in_one_dimension_have_their_closed_form():
     assert distance == pytest.approx(math.sqrt(1 + 4), rel=1e-3)  # sqrt((m - m')^2 + (s - s')^2)
 
 
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
-        sliced_wasserstein_distance(torch.zeros(1, 2, 3), torch.zeros(1, 3, 3))
+@pytest.mark.parametrize(("num_x", "num_y"), [(6, 4), (5, 1), (12, 18)])
+def test_other_cardinalities_are_copies_of_points(num_x, num_y):
+    x, y = normal(1, num_x, 3), normal(1, num_y, 3, seed=1)
+    copies = math.lcm(num_x, num_y)
+    repeated = [z.repeat_interleave(copies // z.shape[1], dim=1) for z in (x, y)]
+    expected = sliced_wasserstein_distance(*repeated)
+    torch.testing.assert_close(sliced_wasserstein_distance(x, y), expected, rtol=1e-12, atol=0)
+
+
+def test_padding_never_matters():
+    left, right = [normal(n, 3, seed=n) for n in (4, 9, 1)], [normal(n, 3, seed=10 + n) for n in (4, 2, 5)]
+    (x, lengths_x), (y, lengths_y) = padded(left), padded(right)
+    expected = torch.cat([sliced_wasserstein_distance(a[None], b[None]) for a, b in zip(left, right, strict=True)])
+    found = sliced_wasserstein_distance(x, y, lengths_x=lengths_x, lengths_y=lengths_y)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_unfit_clouds_are_refused():
+    with pytest.raises(ValueError, match="one dimension, but have 3 and 2"):
+        sliced_wasserstein_distance(torch.zeros(1, 2, 3), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="cloud 0 of y has NaN"):
+        sliced_wasserstein_distance(torch.zeros(1, 2, 3), torch.full((1, 2, 3), torch.nan))

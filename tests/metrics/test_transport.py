@@ -85,6 +85,14 @@ def test_the_program_survives_clouds_that_coincide():
     assert plan[2].sum() == pytest.approx(1.0, rel=1e-9)
 
 
+@pytest.mark.parametrize(("num_x", "num_y"), [(100, 100), (600, 600), (90, 70), (300, 512)])
+def test_it_is_the_distance_of_pot(num_x, num_y):
+    ot = pytest.importorskip("ot", reason="POT is not installed (extra `benchmarks`)")
+    x, y = normal(num_x, 3).numpy(), normal(num_y, 3, seed=1).numpy()
+    expected = ot.emd2(np.full(num_x, 1 / num_x), np.full(num_y, 1 / num_y), cdist(x, y), numItermax=10**7)
+    assert transport_cost(x, y) == pytest.approx(expected, rel=1e-6)  # the demand; POT stops at its own tolerance
+
+
 def test_identical_clouds_in_another_order_are_at_exactly_zero():
     x = normal(2, 33, 3).float()
     assert torch.equal(earth_movers_distance(x, x[:, torch.randperm(33, generator=generator())]), torch.zeros(2))

@@ -1,0 +1,8 @@
+"""Evaluation of generated clouds: a protocol, what it makes of two sets of clouds, and a report that says so."""
+
+from mfcdm.evaluation.protocol import PROTOCOLS, Protocol
+from mfcdm.evaluation.reading import checksum, read_clouds
+from mfcdm.evaluation.report import Report, Score
+from mfcdm.evaluation.scoring import evaluate
+
+__all__ = ["PROTOCOLS", "Protocol", "Report", "Score", "checksum", "evaluate", "read_clouds"]
