@@ -108,20 +108,20 @@ def _errors_at(log_snr: float, x: Tensor, objective: Any, network: nn.Module, la
     return torch.cat(found)
 
 
-def train(overrides: list[str], seconds: float, seed: int) -> dict[str, Any]:
-    """Train one variant in this process."""
+def train(overrides: list[str], seconds: float, seed: int, kept: str | None) -> dict[str, Any]:
+    """Train one variant in this process; its checkpoint stays in the folder `kept`."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, held_out = prepared(overrides, Path(folder), seconds, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer, held_out = prepared(overrides, Path(kept or scratch), seconds, seed)
         trainer.run()
         found = errors(trainer, held_out)
     parameters = sum(parameter.numel() for parameter in trainer.raw.parameters())
     return {"steps": trainer.step, "parameters": parameters, "errors": found.tolist()}
 
 
-def in_own_process(overrides: list[str], seconds: float, seed: int) -> dict[str, Any]:
+def in_own_process(overrides: list[str], seconds: float, seed: int, kept: str | None) -> dict[str, Any]:
     """`train` in a process of its own, whose processor time is the run's."""
-    command = [sys.executable, __file__, "--worker", json.dumps([overrides, seconds, seed])]
+    command = [sys.executable, __file__, "--worker", json.dumps([overrides, seconds, seed, kept])]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise RuntimeError(f"{' '.join(overrides)}: {done.stderr.strip().splitlines()[-1]}")
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150.0, help="processor seconds a run")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints, by default none is kept")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -183,12 +184,15 @@ def main() -> None:
     variants = {**GROUPS[options.variants], **dict(options.variant)}
     variants = {name: variants[name] for name in options.only or variants}
     keys = [(name, seed) for name in variants for seed in range(options.seeds)]
+
+    def run(key: tuple[str, int]) -> dict[str, Any]:
+        name, seed = key
+        kept = None if options.keep is None else str(options.keep / f"{name.replace(' ', '-')}-{seed}")
+        overrides = [*options.base.split(), *variants[name].split()]
+        return in_own_process(overrides, options.seconds, seed, kept)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = [
-            pool.submit(in_own_process, [*options.base.split(), *variants[name].split()], options.seconds, seed)
-            for name, seed in keys
-        ]
-        results = {key: run.result() for key, run in zip(keys, runs, strict=True)}
+        results = dict(zip(keys, pool.map(run, keys), strict=True))
     rows = table(results, next(iter(variants)), options.seeds)
     for row in rows:
         print(row)
