@@ -75,7 +75,7 @@ class Scores:
     @property
     def error(self) -> float:
         """|1-NNA - 1/2|: 0 is best, and below 1/2 the clouds are copies of the held-out ones."""
-        return abs(self.values["validation/1-NNA-CD"] - 0.5)
+        return abs(self.values["validation/1nna-cd"] - 0.5)
 
 
 class Validation:
@@ -160,11 +160,11 @@ class Validation:
         across = pairwise(x, self.reference)
         nearest = one_nearest_neighbour_interval(pairwise(x, x), self._among_reference, across)
         values = {
-            "validation/1-NNA-CD": nearest.score,
-            "validation/1-NNA-CD/low": nearest.low,
-            "validation/1-NNA-CD/high": nearest.high,
-            "validation/MMD-CD": minimum_matching_distance(across),  # minimum matching distance
-            "validation/COV-CD": coverage(across),
+            "validation/1nna-cd": nearest.score,
+            "validation/1nna-cd/low": nearest.low,
+            "validation/1nna-cd/high": nearest.high,
+            "validation/mmd-cd": minimum_matching_distance(across),  # minimum matching distance
+            "validation/cov-cd": coverage(across),
             "validation/num_clouds": num_clouds,
             "validation/seconds": time.monotonic() - begun,
         }

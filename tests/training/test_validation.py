@@ -71,13 +71,13 @@ def test_scores_are_those_of_the_definition_in_the_data_coordinates():
     both = torch.cat([scores.clouds, clouds.x])
     d = torch.stack([chamfer_distance(cloud[None].expand_as(both), both) for cloud in both]).fill_diagonal_(math.inf)
     own = (d.argmin(dim=1) < 5) == (torch.arange(10) < 5)
-    assert scores.values["validation/1-NNA-CD"] == pytest.approx(float(own.float().mean()))
-    assert scores.values["validation/MMD-CD"] == pytest.approx(float(d[:5, 5:].amin(dim=0).mean()), rel=1e-5)
+    assert scores.values["validation/1nna-cd"] == pytest.approx(float(own.float().mean()))
+    assert scores.values["validation/mmd-cd"] == pytest.approx(float(d[:5, 5:].amin(dim=0).mean()), rel=1e-5)
     covered = len(set(d[:5, 5:].argmin(dim=1).tolist())) / 5
-    assert scores.values["validation/COV-CD"] == pytest.approx(covered)
+    assert scores.values["validation/cov-cd"] == pytest.approx(covered)
     assert scores.values["validation/num_clouds"] == 5
-    low, high = (scores.values[f"validation/1-NNA-CD/{end}"] for end in ("low", "high"))
-    assert 0 <= low <= scores.values["validation/1-NNA-CD"] <= high <= 1
+    low, high = (scores.values[f"validation/1nna-cd/{end}"] for end in ("low", "high"))
+    assert 0 <= low <= scores.values["validation/1nna-cd"] <= high <= 1
 
 
 def test_the_exact_score_is_told_from_an_untrained_network():
@@ -88,8 +88,8 @@ def test_the_exact_score_is_told_from_an_untrained_network():
     good, bad = measure(ExactNetwork()), measure(tiny())
     # Two samples of one law of 24 clouds scatter about 0.49 by 0.07 to 0.09: three standard deviations.
     assert good.error < 0.27
-    assert bad.values["validation/1-NNA-CD"] > 0.8
-    assert good.values["validation/MMD-CD"] < bad.values["validation/MMD-CD"]
+    assert bad.values["validation/1nna-cd"] > 0.8
+    assert good.values["validation/mmd-cd"] < bad.values["validation/mmd-cd"]
 
 
 def test_a_score_is_a_function_of_the_network_alone():
@@ -180,10 +180,10 @@ def test_a_validation_scores_averaged_weights_and_is_recorded_shown_and_kept(tmp
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 3, 4, 6]
     assert [step for step, values in logger.logged] == [2, 3, 4, 6]
-    assert ["validation/1-NNA-CD" in record for record in records] == [False, True, False, True]
+    assert ["validation/1nna-cd" in record for record in records] == [False, True, False, True]
     assert ["loss" in record for record in records] == [True, False, True, True]
     expected = validation()(run.averaged())
-    assert records[-1]["validation/MMD-CD"] == expected.values["validation/MMD-CD"]
+    assert records[-1]["validation/mmd-cd"] == expected.values["validation/mmd-cd"]
     assert [(step, name) for step, name, _, _ in logger.shown] == [(3, "samples"), (6, "samples")]
     assert torch.equal(torch.stack(logger.shown[-1][2]), expected.clouds)
     for step, _, _, picture in logger.shown:
@@ -205,7 +205,7 @@ def test_the_best_is_the_nearest_to_one_half_and_of_equals_the_newer(tmp_path):
 
         def __call__(self, network, progress=None):
             scores = measure(network)
-            return Scores({**scores.values, "validation/1-NNA-CD": next(found)}, scores.clouds)
+            return Scores({**scores.values, "validation/1nna-cd": next(found)}, scores.clouds)
 
     run = trainer(tmp_path, validation=Scripted(), loggers=[logger])
     run.run()

@@ -160,7 +160,7 @@ for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
 def test_an_offline_run_holds_config_and_records(tmp_path, capfd):
     log = Wandb(tmp_path, CONFIG, group="study", tags=["a", "b"], name="plane")
     log.log(10, {"loss": 0.5, "loss/level_0": 0.25, "loss/log_snr/-3..0": 2.0})
-    log.log(20, {"loss": 0.4, "validation/1-NNA-CD": 0.75})
+    log.log(20, {"loss": 0.4, "validation/1nna-cd": 0.75})
     log.close()
     assert capfd.readouterr() == ("", "")
     (part,) = parts(tmp_path)
@@ -171,7 +171,7 @@ def test_an_offline_run_holds_config_and_records(tmp_path, capfd):
     names = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows(part)]
     assert names == [
         {"trainer/step": 10, "loss": 0.5, "loss/level_0": 0.25, "loss/log_snr/-3..0": 2.0},
-        {"trainer/step": 20, "loss": 0.4, "validation/1-NNA-CD": 0.75},
+        {"trainer/step": 20, "loss": 0.4, "validation/1nna-cd": 0.75},
     ]
     assert [row["_step"] for row in rows(part)] == [10, 20]
     metrics = [record.metric for record in part if record.HasField("metric")]
