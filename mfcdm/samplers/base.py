@@ -183,6 +183,10 @@ class Sampler(ABC):
 def _system(score: Score, generator: Generators, lengths: Tensor | None, x_T: Tensor) -> System:
     if x_T.ndim != 3 or not x_T.is_floating_point():
         raise ValueError(f"particles must be floating (B, N, D), got {x_T.dtype} {tuple(x_T.shape)}")
+    if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(x_T):
+        raise ValueError(
+            f"{len(generator)} generators were given for {len(x_T)} clouds; give one a cloud, or one for all"
+        )
     if lengths is None:
         return System(score, generator, None, None)
     check_lengths(lengths, *x_T.shape[:2])

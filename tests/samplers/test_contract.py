@@ -118,5 +118,8 @@ def test_bad_runs_are_refused():
         Langevin().sample(lambda x, t, lengths=None: x, sde, x, t_start=0.1, t_end=0.5)
     with pytest.raises(ValueError, match=r"\(B, N, D\)"):
         Langevin().sample(lambda x, t, lengths=None: x, sde, x[0])
+    for sampler in (Langevin(), ProbabilityFlow()):  # the second draws nothing
+        with pytest.raises(ValueError, match="3 generators were given for 1 clouds"):
+            sampler.sample(lambda x, t, lengths=None: x, sde, x, generator=[torch.Generator()] * 3)
     with pytest.raises(FloatingPointError, match="non-finite"):
         Langevin(num_steps=2).sample(lambda x, t, lengths=None: x * torch.nan, sde, x)
