@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -47,6 +48,7 @@ def check_arguments(
     """Refuse arguments that a class or function does not have, lacks, or whose type is not the annotated one.
 
     Plain values of a configuration are checked against annotations made of numbers, text, null, literals and lists.
+    The key `class` is that of a parameter class_: Python lets none bear the name of a keyword.
 
     Args:
         make: class or function.
@@ -57,7 +59,7 @@ def check_arguments(
     Raises:
         ValueError: a sentence that names the argument and its value.
     """
-    parameters = inspect.signature(make).parameters
+    parameters = {_key(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in arguments:
         if key not in parameters and not open_ended:
@@ -69,7 +71,7 @@ def check_arguments(
         )
         if not optional and key not in arguments and key not in given:
             raise ValueError(f"{prefix}{key} is missing")
-    hints = _hints(make)
+    hints = {_key(name): hint for name, hint in _hints(make).items()}
     for key, value in arguments.items():
         hint = hints.get(key, Any)
         if not _fits(value, hint):
@@ -120,8 +122,9 @@ def _own_class(target: str, kind: type) -> Any:
 def _called(make: Any, target: str, kind: type[T], arguments: dict[str, Any], extra: dict[str, Any]) -> T:
     taken = _taken(make, extra)
     check_arguments(make, arguments, f"{target}: ", given=taken)
+    names = {_key(name): name for name in inspect.signature(make).parameters}
     try:
-        made = make(**arguments, **taken)
+        made = make(**{names.get(key, key): value for key, value in arguments.items()}, **taken)
     except TypeError as error:
         raise ValueError(f"{target}: {error}") from error
     return _checked(made, target, kind)
@@ -137,6 +140,11 @@ def _taken(make: Any, extra: dict[str, Any]) -> dict[str, Any]:
     """Those of the extra arguments that the target has."""
     parameters = inspect.signature(make).parameters
     return {key: value for key, value in extra.items() if key in parameters}
+
+
+def _key(name: str) -> str:
+    """The configuration's key for a parameter: `class` for class_, else its name."""
+    return name[:-1] if name.endswith("_") and iskeyword(name[:-1]) else name
 
 
 def _holds_target(value: Any) -> bool:

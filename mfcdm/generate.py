@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -39,6 +40,7 @@ def generate(
     num_clouds: int,
     num_particles: int,
     label: Tensor | None = None,
+    guidance: float = 1.0,
     seed: int = 0,
     batch_size: int = 16,
     first_index: int = 0,
@@ -58,7 +60,8 @@ def generate(
         branching: between levels.
         num_clouds: B.
         num_particles: N, any number >= 1.
-        label: (B,) int64 classes, or None.
+        label: (B,) int64 classes, -1 for none; None for none at all.
+        guidance: towards the classes, 1 for none; see `mfcdm.networks.as_score`.
         seed: >= 0.
         batch_size: clouds made together.
         first_index: index of the first cloud; the others follow.
@@ -75,9 +78,14 @@ def generate(
     """
     if label is not None and label.shape != (num_clouds,):
         raise ValueError(f"labels must be ({num_clouds},), one a cloud, got {tuple(label.shape)}")
-    weight = next(network.parameters())
-    if num_clouds < 1 or batch_size < 1:
-        raise ValueError(f"num_clouds and batch_size must be >= 1, got {num_clouds} and {batch_size}")
+    # A network that is all formula has no weights: torch's default type and the CPU are its own.
+    weight = next(chain(network.parameters(), network.buffers()), torch.empty(0))
+    dim = getattr(network, "dim", None)
+    if not isinstance(dim, int):
+        raise ValueError(f"{type(network).__name__} needs an attribute `dim`, the particles' dimension, got {dim!r}")
+    for name, value in (("num_clouds", num_clouds), ("num_particles", num_particles), ("batch_size", batch_size)):
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value}")
     steps_a_batch = sampler.num_steps
     num_batches = -(-num_clouds // batch_size)
     indices = range(first_index, first_index + num_clouds) if indices is None else indices
@@ -95,12 +103,12 @@ def generate(
 
             done.append(
                 generate_from_score(
-                    as_score(network, sde, some),
+                    as_score(network, sde, some, guidance),
                     sde,
                     sampler,
                     subdivision,
                     branching,
-                    dim=network.dim,  # type: ignore[arg-type]
+                    dim=dim,
                     num_clouds=stop - start,
                     num_particles=num_particles,
                     generator=cloud_generators(seed, indices[start:stop], stream),

@@ -58,9 +58,11 @@ class MeanFieldScoreMatching:
         level_weights: w_k, "uniform" or "bound"; see `Subdivision.level_weights`.
         push: how far branching will push back, in nats of log-SNR; a level trains up to the pushed time.
         jacobian_step: step of the central difference, in units of sigma(t).
+        label_dropout: probability that a cloud's label is hidden from a network with classes, so that it also learns
+            the score without one, which classifier-free guidance needs.
 
     Raises:
-        ValueError: if a weight is negative, or the subdivision does not fit the SDE's t_min.
+        ValueError: if a weight or a probability is out of its range, or the subdivision does not fit the SDE's t_min.
     """
 
     def __init__(
@@ -72,13 +74,16 @@ class MeanFieldScoreMatching:
         level_weights: LevelWeights = "uniform",
         push: float = Renoise.push,
         jacobian_step: float = 1e-2,
+        label_dropout: float = 0.1,
     ) -> None:
         if not 0.0 <= jacobian_weight < math.inf:
             raise ValueError(f"jacobian_weight must be >= 0 and finite, got {jacobian_weight}")
         if not 0.0 < jacobian_step < 1.0:
             raise ValueError(f"jacobian_step must lie in (0, 1), got {jacobian_step}")
+        if not 0.0 <= label_dropout < 1.0:
+            raise ValueError(f"label_dropout must lie in [0, 1), or no class is ever learned, got {label_dropout}")
         self.sde, self.subdivision = sde, subdivision
-        self.jacobian_weight, self.jacobian_step = jacobian_weight, jacobian_step
+        self.jacobian_weight, self.jacobian_step, self.label_dropout = jacobian_weight, jacobian_step, label_dropout
         self.level_weights = torch.tensor(subdivision.level_weights(level_weights), dtype=torch.float64)
         pushed_time = Renoise(push).pushed_time
         ends = [subdivision.interval(k, sde.t_min) for k in range(subdivision.num_levels)]
@@ -98,7 +103,7 @@ class MeanFieldScoreMatching:
             network: network(x, t, lengths=..., label=...) -> v or noise, as its attribute `prediction` says.
             x_0: (B, N, D) normalised data, N at least the largest cardinality of the subdivision.
             lengths: (B,) int64 points that each cloud owns; a cloud with fewer than a level's cardinality gives all.
-            label: (B,) int64 classes, or None.
+            label: (B,) int64 classes, -1 for none; None for none at all.
             generator: of all draws.
 
         Returns:
@@ -142,6 +147,7 @@ class MeanFieldScoreMatching:
     def loss(self, network: Network, draw: Draw, label: Tensor | None = None, generator: Generators = None) -> Loss:
         """The loss of a batch: mean over its clouds of the error a coordinate, plus the weighted Jacobian error."""
         prediction = prediction_of(network)
+        label = self._hidden_at_random(network, label, generator)
         output = network(draw.x_t, draw.t, lengths=draw.lengths, label=label)
         error = output - target(prediction, draw.x_0, draw.noise, draw.alpha, draw.sigma)
         score_matching = _mean_square(error, draw.lengths)  # (B,)
@@ -189,6 +195,16 @@ class MeanFieldScoreMatching:
         jacobian_u = -(ahead - behind) / (2 * self.jacobian_step)
         eps = predicted_noise(draw.x_t, output).detach()
         return _mean_square(jacobian_u + eps * _inner(eps, u) - (draw.noise * _inner(draw.noise, u) - u), draw.lengths)
+
+    def _hidden_at_random(self, network: Network, label: Tensor | None, generator: Generators) -> Tensor | None:
+        """Labels (B,), each -1 with probability `label_dropout`; nothing is drawn where there is none to hide.
+
+        Source: Ho & Salimans, Classifier-free diffusion guidance (2022), algorithm 1.
+        """
+        if label is None or self.label_dropout == 0 or not getattr(network, "num_classes", 0):
+            return label
+        hidden = uniform(label.shape, generator, dtype=torch.float64, device=label.device) < self.label_dropout
+        return label.masked_fill(hidden, -1)
 
     def _direction(self, draw: Draw, generator: Generators) -> Tensor:
         """u of `jacobian_error`, (B, N, D)."""

@@ -1,5 +1,6 @@
 """What the commands take: the keys of their yaml files, and whether data, network and device fit together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,8 @@ class SampleKeys:
     num_clouds: int
     num_particles: int | Sequence[int] | None
     num_real: int
+    class_: str | int | Sequence[str | int] | None  # the key `class`
+    guidance: float
     seed: int
     batch_size: int
     device: str
@@ -112,6 +115,8 @@ def check_numbers(config: Group) -> None:
             raise ValueError(f"{key} must be >= {least}, got {key}={config[key]}")
     if not 0 <= config["seed"] < MAX_SEED:
         raise ValueError(f"seed must be from 0 to 2^63 - 1, got seed={config['seed']}")
+    if not 0.0 <= config.get("guidance", 1.0) < math.inf:
+        raise ValueError(f"guidance must be >= 0 and finite, got guidance={config['guidance']}")
     wanted = config.get("num_particles")
     sizes = [] if wanted is None else [wanted] if isinstance(wanted, int) else wanted
     if wanted == [] or any(size < 1 for size in sizes):

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
@@ -150,6 +151,27 @@ def a_function(
     count: int, share: float, kind: Literal["a", "b"], name: str | None = None, sizes: tuple[int, ...] = (), **rest: Any
 ) -> None:
     """Annotated in the ways that configurations meet."""
+
+
+@dataclass
+class WithKeyword:
+    """Takes a key whose name no parameter can have."""
+
+    class_: str | None = None
+    end_: int = 0
+
+
+def test_a_key_that_is_a_keyword_is_meant_by_a_parameter_with_an_underscore():
+    check_arguments(WithKeyword, {"class": "chair", "end_": 3}, "x.")
+    for bad, sentence in (
+        ({"class": 3}, r"^x\.class must be text or null, got 3$"),
+        ({"class_": "chair"}, r"^x\.class_ is unknown; known are class, end_$"),
+        ({"end": 3}, r"^x\.end is unknown"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            check_arguments(WithKeyword, bad, "x.")
+    built = build({"_target_": f"{__name__}.WithKeyword", "class": "chair"}, WithKeyword, trust=True)
+    assert built.class_ == "chair"
 
 
 def test_whole_numbers_are_numbers_and_null_is_allowed_where_annotated():

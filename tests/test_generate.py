@@ -63,6 +63,23 @@ def test_labels_reach_their_clouds():
     assert not torch.equal(first[1], second[1])
 
 
+class Formula(torch.nn.Module):
+    """A network without weights: v = 0, as for data of the law N(0, I)."""
+
+    dim = 2
+
+    def forward(self, x, t, lengths=None, label=None):
+        return torch.zeros_like(x)
+
+
+def test_a_network_without_weights_generates():
+    levels = Subdivision([64, 256], [1.0, 0.4])
+    x = generate(Formula(), SDE, Langevin(num_steps=20), levels, Renoise(), num_clouds=16, num_particles=256)
+    assert (x.shape, x.dtype) == ((16, 256, 2), torch.get_default_dtype())
+    # Variance 1 from 4,096 points in 2 coordinates, correlated in fours by branching: 5 standard errors.
+    assert abs(float(x.var()) - 1) < 5 * (2 * 4 / x.numel()) ** 0.5
+
+
 def test_steps_are_shared_out_by_log_snr_with_at_least_one_a_level():
     starts, ends = [1.0, 0.5, 0.3], [0.4, 0.25, SDE.t_min]
     log_snr = SDE.log_snr(torch.tensor([starts, ends], dtype=torch.float64))
@@ -81,7 +98,13 @@ def test_wrong_arguments_are_refused():
     network, levels = tiny_network(), Subdivision([8], [1.0])
     with pytest.raises(ValueError, match="num_clouds"):
         generate(network, SDE, Langevin(), levels, Renoise(), num_clouds=0, num_particles=8)
-    with pytest.raises(ValueError, match="num_particles must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_particles must be a whole number >= 1, got 0"):
         generate(network, SDE, Langevin(), levels, Renoise(), num_clouds=1, num_particles=0)
+    with pytest.raises(ValueError, match=r"num_particles must be a whole number >= 1, got 2\.5"):
+        generate(network, SDE, Langevin(), levels, Renoise(), num_clouds=1, num_particles=2.5)
+    with pytest.raises(ValueError, match="Identity needs an attribute `dim`, the particles' dimension, got None"):
+        generate(torch.nn.Identity(), SDE, Langevin(), levels, Renoise(), num_clouds=1, num_particles=8)
+    with pytest.raises(ValueError, match=r"guidance=2\.0 needs labels"):
+        generate(network, SDE, Langevin(), levels, Renoise(), num_clouds=1, num_particles=8, guidance=2.0)
     with pytest.raises(ValueError, match=r"labels must be \(2,\)"):
         generate(network, SDE, Langevin(), levels, Renoise(), num_clouds=2, num_particles=8, label=torch.zeros(3))

@@ -187,6 +187,84 @@ def test_clouds_of_mixed_cardinality_count_alike_and_padding_never_matters():
     assert float(empty) == 0.0
 
 
+class Listener(ExactNetwork):
+    """Remembers the labels that it is given."""
+
+    def __init__(self, num_classes=3):
+        super().__init__(three_shapes())
+        self.num_classes, self.heard = num_classes, []
+
+    def forward(self, x, t, lengths=None, label=None):
+        self.heard.append(label)
+        return super().forward(x, t, lengths)
+
+
+def heard(network, label, seed=0, weight=0.0, **options):
+    """What a network hears of labels, the loss, and the generator afterwards; one or several generators."""
+    objective = MeanFieldScoreMatching(SDE, Subdivision([2], [1.0]), weight, **options)
+    num_clouds = 8 if label is None else len(label)
+    x_0 = torch.ones(num_clouds, 2, 3, dtype=torch.float64)
+    g = generator(seed)
+    loss = objective(network, x_0, label=label, generator=g)
+    return network.heard, loss, g.get_state()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_labels_are_hidden_at_the_rate_that_is_asked_for(share):
+    label = torch.arange(4000) % 3
+    (seen,), _, _ = heard(Listener(), label, label_dropout=share)
+    hidden = seen == -1
+    assert torch.equal(seen[~hidden], label[~hidden])
+    for z in range(3):
+        rate = float(hidden[label == z].double().mean())
+        assert rate == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 1333))
+    assert not torch.equal(hidden, heard(Listener(), label, seed=1, label_dropout=share)[0][0] == -1)
+
+
+def test_the_jacobian_term_hides_the_labels_that_the_first_term_hides():
+    label = torch.arange(64) % 3
+    seen, _, _ = heard(Listener(), label, weight=1.0, label_dropout=0.5)
+    assert len(seen) == 3
+    assert 0 < int((seen[0] == -1).sum()) < 64
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize(
+    ("label", "num_classes", "share"),
+    [(None, 3, 0.5), (torch.ones(8, dtype=torch.int64), 0, 0.5), (torch.ones(8, dtype=torch.int64), 3, 0.0)],
+    ids=["no labels", "no classes", "no dropout"],
+)
+def test_where_there_is_nothing_to_hide_nothing_is_drawn(label, num_classes, share):
+    """The loss, with the direction u that is drawn last, and the generator's state are bit-equal to a run without."""
+    plain = heard(Listener(0), None, weight=1.0, label_dropout=0.0)
+    seen, loss, state = heard(Listener(num_classes), label, weight=1.0, label_dropout=share)
+    assert torch.equal(loss, plain[1])
+    assert torch.equal(state, plain[2])
+    assert all(label is None if given is None else torch.equal(given, label) for given in seen)
+
+
+def test_what_is_hidden_of_a_cloud_depends_on_its_own_generator():
+    objective = MeanFieldScoreMatching(SDE, Subdivision([2], [1.0]), label_dropout=0.5)
+    label, x_0 = torch.arange(12) % 3, torch.ones(12, 2, 3, dtype=torch.float64)
+
+    def seen(chosen):
+        network = Listener()
+        g = [generator(100 + b) for b in chosen]
+        draw = objective.draw(x_0[: len(g)], generator=g, level=0, t=torch.full((len(g),), 0.5))
+        objective.loss(network, draw, label[chosen], g)
+        return network.heard[0]
+
+    assert torch.equal(seen(range(12))[[3, 7]], seen([3, 7]))
+    assert len(set(seen(range(12)).tolist())) == 4
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_a_label_dropout_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=rf"label_dropout must lie in \[0, 1\), .*got {share}"):
+        MeanFieldScoreMatching(SDE, Subdivision([2], [1.0]), label_dropout=share)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="jacobian_weight"):
         MeanFieldScoreMatching(SDE, Subdivision([8], [1.0]), -1.0)

@@ -1,11 +1,14 @@
 """The data of a run: the clouds that it trains on, and those that it is validated against."""
 
+import sys
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfcdm.build import build, check_arguments
+from mfcdm.commands.classes import in_turn
 from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset, rescaled
 from mfcdm.datasets.clouds import Scheme
 from mfcdm.settings import Group
@@ -62,7 +65,9 @@ def held_out_clouds(config: Group, trust: bool, training: Clouds, num_clouds: in
     return clouds
 
 
-def clouds_to_show(config: Group, trust: bool, scheme: Scheme, count: int, num_points: int) -> tuple[str, list[Tensor]]:
+def clouds_to_show(
+    config: Group, trust: bool, scheme: Scheme, count: int, num_points: int, labels: Sequence[int] = ()
+) -> tuple[str, list[Tensor]]:
     """Real clouds for a picture, of at most `num_points` points each, and what they are.
 
     Args:
@@ -71,17 +76,31 @@ def clouds_to_show(config: Group, trust: bool, scheme: Scheme, count: int, num_p
         scheme: of normalisation, which the generated clouds share.
         count: at most so many, held-out ones where there are any.
         num_points: the first so many of each.
+        labels: classes that they take in turn; none for clouds of any class.
 
     Raises:
         FileNotFoundError: if the data are no longer there.
         ValueError: if they cannot be read.
     """
+    enough = sys.maxsize if labels else max(count, MIN_CLOUDS)  # among few there may be none of a class
     training = Clouds.of(open_data(config, trust))
     try:
-        title, clouds = "held-out data", held_out_clouds(config, trust, training, max(count, MIN_CLOUDS), seed=0)
+        title, clouds = "held-out data", held_out_clouds(config, trust, training, enough, seed=0)
+        if labels and clouds.categories != training.categories:
+            raise NothingHeldOut("the labels of split val mean other classes")
     except NothingHeldOut:
         title, clouds = "training data", training
-    return title, [cloud[:num_points] for cloud in rescaled(clouds, scheme).points()[:count]]
+    return title, [cloud[:num_points] for cloud in of_classes(rescaled(clouds, scheme), labels, count)]
+
+
+def of_classes(clouds: Clouds, labels: Sequence[int], count: int) -> list[Tensor]:
+    """The first clouds of a set, at most `count`; where labels are given, the next of each label in turn."""
+    points = clouds.points()
+    if not labels or clouds.labels is None:
+        return points[:count]
+    waiting = {label: iter((clouds.labels == label).nonzero()[:, 0].tolist()) for label in labels}
+    found = [next(waiting[label], None) for label in in_turn(labels, count)]
+    return [points[index] for index in found if index is not None]
 
 
 def normalized(clouds: Clouds, normalization: Normalization) -> Clouds:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ from torch import Tensor
 from mfcdm.version import __version__
 
 
-def write_samples(path: Path, clouds: list[Tensor]) -> None:
-    """Write clouds (N_i, D) as an npz: `points` (B, max N_i, D), and where N_i differs `lengths` (B,); padding is 0."""
+def write_samples(path: Path, clouds: list[Tensor], labels: Sequence[int] = ()) -> None:
+    """Write clouds (N_i, D) as an npz: `points` (B, max N_i, D), 0 on padding.
+
+    Where N_i differs `lengths` (B,) are added, and where the clouds have classes `labels` (B,).
+    """
+    arrays = {"points": torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True).numpy()}
     lengths = np.array([len(cloud) for cloud in clouds])
-    points = torch.nn.utils.rnn.pad_sequence(clouds, batch_first=True).numpy()
-    write_atomically(path, points=points, **({"lengths": lengths} if len(set(lengths.tolist())) > 1 else {}))
+    if len(set(lengths.tolist())) > 1:
+        arrays["lengths"] = lengths
+    if labels:
+        arrays["labels"] = np.array(labels, dtype=np.int64)
+    write_atomically(path, **arrays)
 
 
 def write_atomically(path: Path, **arrays: Any) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mfcdm import checkpoint
 from mfcdm.build import build, check_arguments
+from mfcdm.commands.classes import chosen_labels, class_names, in_turn, title
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.files import grid, write_ply, write_samples
@@ -33,14 +35,17 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
         if wanted is None:
             wanted = model.subdivision.cardinalities[-1]
         sizes = [wanted] if isinstance(wanted, int) else wanted
-        rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"])
+        guidance = config["guidance"]
+        labels = in_turn(chosen_labels(model, config["class"], guidance), config["num_clouds"])
+        rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"], labels)
         folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
-        clouds = draw(model, sampler, config["num_clouds"], sizes, config["seed"], config["batch_size"])
-    write_samples(folder / "samples.npz", clouds)
+        seed, batch_size = config["seed"], config["batch_size"]
+        clouds = draw(model, sampler, config["num_clouds"], sizes, seed, batch_size, labels, guidance)
+    write_samples(folder / "samples.npz", clouds, labels)
     for index, cloud in enumerate(clouds):
         write_ply(folder / f"sample-{index:04d}.ply", cloud)
-    generated = grid(clouds)
-    draw_clouds(folder / "samples.png", generated + rows, ["generated", *[""] * (len(generated) - 1), *titles])
+    generated, first = grid(clouds), title(class_names(model), labels, guidance)
+    draw_clouds(folder / "samples.png", generated + rows, [first, *[""] * (len(generated) - 1), *titles])
     say(f"{len(clouds)} clouds of {_in_words(sizes)} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
 
 
@@ -51,6 +56,8 @@ def draw(
     num_particles: Sequence[int],
     seed: int,
     batch_size: int,
+    labels: Sequence[int] = (),
+    guidance: float = 1.0,
 ) -> list[Tensor]:
     """Clouds (N_i, D) on the CPU, in the data's coordinates, with a progress bar.
 
@@ -59,8 +66,10 @@ def draw(
         sampler: with its number of steps.
         num_clouds: B.
         num_particles: cardinalities, which the clouds take in turn: N_i = num_particles[i mod their number].
-        seed: cloud i depends on (seed, i) and N_i alone.
+        seed: cloud i depends on (seed, i), N_i and its label alone.
         batch_size: clouds drawn together, of one cardinality.
+        labels: one a cloud, or none for clouds without a label.
+        guidance: towards the labels.
     """
     turns = len(num_particles)
     clouds: dict[int, Tensor] = {}
@@ -83,6 +92,8 @@ def draw(
                 model.branching,
                 num_clouds=len(indices),
                 num_particles=size,
+                label=torch.tensor([labels[index] for index in indices]) if labels else None,
+                guidance=guidance,
                 seed=seed,
                 batch_size=batch_size,
                 indices=indices,
@@ -94,9 +105,9 @@ def draw(
 
 
 def _real_rows(
-    model: checkpoint.Checkpoint, count: int, num_points: int, trust: bool
+    model: checkpoint.Checkpoint, count: int, num_points: int, trust: bool, labels: Sequence[int]
 ) -> tuple[list[list[Tensor]], list[str]]:
-    """Rows of real clouds for the picture and their titles; none where none are asked for."""
+    """Rows of real clouds for the picture and their titles, of the same classes; none where none are asked for."""
     if count == 0:
         return [], []
     missing = [key for key in ("dataset", "normalization") if key not in model.config]
@@ -104,8 +115,10 @@ def _real_rows(
         raise ValueError(
             f"num_real={count}: the checkpoint does not say its {missing[0]}; num_real=0 shows no real clouds"
         )
-    title, clouds = clouds_to_show(model.config["dataset"], trust, model.config["normalization"], count, num_points)
-    return grid(clouds), [title]
+    scheme = model.config["normalization"]
+    what, clouds = clouds_to_show(model.config["dataset"], trust, scheme, count, num_points, labels)
+    rows = grid(clouds)
+    return rows, [what] * bool(rows)
 
 
 def _checkpoint(name: str, folder: Path) -> Path:

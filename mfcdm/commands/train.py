@@ -6,7 +6,9 @@ from typing import Any
 
 from mfcdm import checkpoint
 from mfcdm.commands.assembly import Prepared, find_start, open_loggers, prepare
+from mfcdm.commands.classes import class_names, in_turn, title
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.data import of_classes
 from mfcdm.commands.files import describe, grid, write_samples
 from mfcdm.commands.sample import draw
 from mfcdm.training.engine import Progress
@@ -58,15 +60,18 @@ def _observer(meter: Meter, options: TrainerOptions) -> Callable[[Progress], Non
 
 
 def _picture(model: checkpoint.Checkpoint, run: Prepared) -> None:
-    """samples/ and a picture of generated clouds above real ones."""
+    """samples/ and a picture of generated clouds above real ones; they take the network's classes in turn."""
     trainer = run.trainer
     folder, count, seed = trainer.folder, trainer.config["num_pictured"], trainer.config["seed"]
     num_particles = model.subdivision.cardinalities[-1]
-    generated = draw(model, run.sampler, count, [num_particles], seed, batch_size=count)
+    names = class_names(model)
+    labels = in_turn(range(len(names)), count)
+    generated = draw(model, run.sampler, count, [num_particles], seed, batch_size=count, labels=labels)
     (folder / "samples").mkdir(exist_ok=True)
-    write_samples(folder / "samples" / "samples.npz", generated)
-    rows, real = grid(generated), grid([cloud[:num_particles] for cloud in run.clouds.points()[:count]])
-    titles = ["generated", *[""] * (len(rows) - 1), "training data"]
+    write_samples(folder / "samples" / "samples.npz", generated, labels)
+    rows = grid(generated)
+    real = grid([cloud[:num_particles] for cloud in of_classes(run.clouds, labels, count)])
+    titles = [title(names, labels), *[""] * (len(rows) - 1), "training data"]
     path = draw_clouds(folder / "samples.png", rows + real, titles)
     for logger in trainer.loggers:
         logger.clouds(trainer.step, "final", generated, path)

@@ -38,6 +38,16 @@ def test_a_run_learns_and_leaves_a_whole_checkpoint(tmp_path):
     assert all(torch.equal(averaged[name], mean) for name, mean in run.ema.mean.items())
 
 
+def test_a_network_with_classes_sees_the_labels_of_its_clouds_and_at_times_none(tmp_path):
+    run, seen = trainer(tmp_path, num_classes=3, batch_size=12, num_clouds=60, max_steps=20), []
+    run.raw.register_forward_pre_hook(lambda _, __, given: seen.append(given["label"]), with_kwargs=True)
+    run.run()
+    expected = [run.batches.at(step).labels for step in range(20)]
+    hidden = torch.stack(seen) == -1
+    assert torch.equal(torch.stack(seen)[~hidden], torch.stack(expected)[~hidden])
+    assert 0 < float(hidden.double().mean()) < 0.1 + 4 * (0.1 * 0.9 / 240) ** 0.5
+
+
 def test_a_step_that_turns_non_finite_is_refused_and_reported(tmp_path):
     with JsonLines(tmp_path / "metrics.jsonl") as log:
         run = trainer(tmp_path, poison=[0], loggers=[log], log_every=1)
