@@ -92,7 +92,7 @@ def ball_convolution(
         source_lengths: number of sources of each cloud (B,) int64; M if None. Only with y.
         normalize: "mean" or "kernel".
         geometry: `BallGeometry.build` of the same x, radius, lengths, y and source_lengths, to share among calls. Its
-            shapes, device and radius are compared, its positions are not.
+            shapes, device and radius are compared; on the CPU its lengths too, and one point of every tile.
         backend: "reference" (dense, the definition), "tiled" (near pairs of tiles, in torch), "native" (the same in C,
             for D <= 3 on the CPU, on torch.get_num_threads() threads; compiled on first use), "triton" (the same on
             CUDA, for D <= 3, in float32) or "auto": the fastest for these shapes and this device, in the same

@@ -14,6 +14,12 @@ from mfcdm.interaction.arguments import check_clouds
 from mfcdm.interaction.boxes import TILE_SIZE, bounding_cube, compressed_rows, morton_order, near_list, tile_boxes
 from mfcdm.interaction.reference import compute_dtype, valid_rows
 
+# Near tiles a tile on average that an accelerator has places for at once: about 64 neighbours on a surface need 20.
+ROOM = 64
+
+# A tile's point outside of the tile's box by more than this share of the radius is no rounding of another dtype.
+MOVED = 0.01
+
 
 @dataclass(frozen=True, eq=False)
 class BallGeometry:
@@ -23,7 +29,8 @@ class BallGeometry:
     points, the rest its padding. Tile k of cloud b holds positions k T to (k + 1) T - 1 and has the global index
     b query_tiles + k, so that no tile crosses clouds. The sources have the same layout. The near sources of global
     query tile q are `near_tiles[near_offsets[q] : near_offsets[q + 1]]`, ascending; a tile wholly of padding has none
-    and is nobody's. Positions that moved need a new geometry: pairs that came within reach would be missed.
+    and is nobody's. Positions that moved need a new geometry: pairs that came within reach would be missed. `check`
+    looks for that, on the CPU, at one point a tile.
 
     Attributes:
         radius: truncation radius R, in the units of the positions.
@@ -79,7 +86,8 @@ class BallGeometry:
             source_lengths: number of sources of each cloud (B,); only with y.
 
         Returns:
-            The geometry, on the device of x.
+            The geometry, on the device of x. An accelerator is synchronised once, for the number of near pairs; where
+            a tile has more than `ROOM` near tiles on average, a few times more.
 
         Raises:
             ValueError: a shape, dtype, device, length or radius does not fit.
@@ -101,7 +109,8 @@ class BallGeometry:
         else:
             source_order = morton_order(sources, is_source, low, extent)
             source_boxes = tile_boxes(sources, is_source, source_order)
-        near_offsets, near_tiles = near_list(query_boxes, source_boxes, float(radius))
+        room = None if x.device.type == "cpu" else ROOM
+        near_offsets, near_tiles = near_list(query_boxes, source_boxes, float(radius), room)
         return cls(
             radius=float(radius),
             self_interaction=self_interaction,
@@ -131,9 +140,8 @@ class BallGeometry:
         if self.self_interaction:
             return self
         num_queries = self.near_offsets.shape[0] - 1
-        query = torch.repeat_interleave(
-            torch.arange(num_queries, device=self.near_tiles.device), self.near_offsets.diff()
-        )  # (P,)
+        every = torch.arange(num_queries, device=self.near_tiles.device)
+        query = every.repeat_interleave(self.near_offsets.diff(), output_size=len(self.near_tiles))  # (P,)
         offsets, near = compressed_rows(self.near_tiles, query, self.source_low.shape[0], num_queries)
         return BallGeometry(
             radius=self.radius,
@@ -158,30 +166,45 @@ class BallGeometry:
     ) -> None:
         """Refuse arguments that this geometry was not built for.
 
-        Lengths are compared on CPU only, where that costs no synchronisation; positions are never compared.
+        Shapes, device and radius are compared everywhere. On the CPU, where a look at a value stalls nothing, so are
+        the lengths, and one point of every tile must lie in the tile's box: a cloud that moved as a whole, or by noise,
+        is noticed, one point that moved need not be.
 
         Raises:
-            ValueError: the radius, a shape, the device or the lengths differ.
+            ValueError: the radius, a shape, the device or the lengths differ, or positions moved.
         """
         if float(radius) != self.radius:
             raise ValueError(f"radius is {radius}, but the geometry was built for radius {self.radius}")
         if (y is None) != self.self_interaction:
             built, given = ("without", "with") if self.self_interaction else ("with", "without")
             raise ValueError(f"the geometry was built {built} separate sources y, but is used {given} them")
-        self._check_side("x", x, lengths, self.query_order, self.query_low, self.query_lengths)
+        self._check_side("x", x, lengths, self.query_order, self.query_lengths, self.query_low, self.query_high)
         if y is not None:
-            self._check_side("y", y, source_lengths, self.source_order, self.source_low, self.source_lengths)
+            boxes = (self.source_low, self.source_high)
+            self._check_side("y", y, source_lengths, self.source_order, self.source_lengths, *boxes)
 
-    @staticmethod
-    def _check_side(name: str, x: Tensor, lengths: Tensor | None, order: Tensor, low: Tensor, built: Tensor) -> None:
+    def _check_side(
+        self, name: str, x: Tensor, lengths: Tensor | None, order: Tensor, built: Tensor, low: Tensor, high: Tensor
+    ) -> None:
         if x.device != order.device:
             raise ValueError(f"{name} is on {x.device}, but the geometry is on {order.device}")
         shape = (*order.shape, low.shape[-1])
         if tuple(x.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(x.shape)}, but the geometry was built for {shape}")
-        if x.device.type == "cpu":
-            used = torch.full_like(built, x.shape[1]) if lengths is None else lengths.to(built.dtype)
-            if not torch.equal(used, built):
-                raise ValueError(
-                    f"the lengths of {name} are {used.tolist()}, but the geometry was built for {built.tolist()}"
-                )
+        if x.device.type != "cpu":
+            return
+        used = torch.full_like(built, x.shape[1]) if lengths is None else lengths.to(built.dtype)
+        if not torch.equal(used, built):
+            raise ValueError(
+                f"the lengths of {name} are {used.tolist()}, but the geometry was built for {built.tolist()}"
+            )
+        first = order[:, :: self.tile_size, None].expand(-1, -1, x.shape[2])  # row of each tile's first point
+        points = x.detach().gather(1, first).to(low.dtype)  # (B, tiles, D)
+        tiles = max(1, first.shape[1])  # a cloud without rows has an empty tile
+        low, high = (corner.view(x.shape[0], tiles, x.shape[2])[:, : first.shape[1]] for corner in (low, high))
+        outside = torch.where(low > high, 0, torch.maximum(low - points, points - high))  # 0 in empty tiles
+        if bool((outside > MOVED * self.radius).any()):
+            raise ValueError(
+                f"{name} has moved since the geometry was built: a point lies {outside.nan_to_num().max():.3g} outside "
+                f"its tile, with a radius of {self.radius:.3g}; build a new one"
+            )

@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mfcdm.interaction import BallGeometry, boxes
+from mfcdm.interaction import BallGeometry, boxes, geometry
 from tests.interaction.interaction_problems import beyond, build, random_problem
 
 
@@ -126,13 +127,13 @@ def sphere(num_points):
 
 def test_list_and_search_grow_linearly_on_a_surface(monkeypatch):
     """With R ~ N^(-1/2) a tile of a surface keeps a fixed number of neighbours: 16 N points, 16 times the pairs."""
-    examined, keep_near = [], boxes._keep_near
+    examined, is_near = [], boxes._is_near
 
     def counting(pairs, *arguments):
         examined.append(pairs.shape[1])
-        return keep_near(pairs, *arguments)
+        return is_near(pairs, *arguments)
 
-    monkeypatch.setattr(boxes, "_keep_near", counting)
+    monkeypatch.setattr(boxes, "_is_near", counting)
     found, searched = [], []
     for num_points in (4096, 65536):
         examined.clear()
@@ -181,12 +182,13 @@ def test_points_that_diverged_are_near_everybody_of_their_cloud():
         ({"lengths": None}, r"lengths of x are \[10, 10\], but the geometry was built for \[10, 4\]"),
         ({"lengths": torch.tensor([9, 4])}, r"lengths of x are \[9, 4\]"),
         ({"y": torch.zeros(2, 10, 3)}, "built without separate sources y, but is used with them"),
+        ({"x": torch.ones(2, 10, 3)}, "x has moved since the geometry was built: a point lies 1 outside its tile"),
     ],
 )
 def test_a_mismatch_is_refused(change, message):
     lengths = torch.tensor([10, 4])
     geometry = BallGeometry.build(torch.zeros(2, 10, 3), 0.5, lengths)
-    arguments = {"x": torch.ones(2, 10, 3), "radius": 0.5, "lengths": lengths, "y": None, "source_lengths": None}
+    arguments = {"x": torch.zeros(2, 10, 3), "radius": 0.5, "lengths": lengths, "y": None, "source_lengths": None}
     geometry.check(**arguments)
     with pytest.raises(ValueError, match=message):
         geometry.check(**{**arguments, **change})
@@ -200,3 +202,107 @@ def test_separate_sources_are_checked_too():
         geometry.check(x, 1.0, None, x, None)
     with pytest.raises(ValueError, match="built with separate sources y, but is used without them"):
         geometry.check(x, 1.0, None, None, None)
+
+
+def noisy(x, share, seed=0):
+    """Move every point by normal noise."""
+    return x + share * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_positions_that_moved_are_refused_on_either_side():
+    problem = random_problem(0, 400, 300, padded=True, radius=0.5, dtype=torch.float32)
+    built, given = build(problem), (problem.radius, problem.lengths, problem.y, problem.source_lengths)
+    built.check(problem.x, *given)
+    # 13 tiles a cloud of points about 1 apart: that noise of one radius leaves the first of all of them inside is a
+    # chance of less than 2^-13
+    with pytest.raises(ValueError, match=r"x has moved since the geometry was built: a point lies .* outside its tile"):
+        built.check(noisy(problem.x, 0.5), *given)
+    radius, lengths, y, source_lengths = given
+    with pytest.raises(ValueError, match="y has moved since the geometry was built"):
+        built.check(problem.x, radius, lengths, noisy(y, 0.5), source_lengths)
+    for small in (1e-7, 1e-4):  # roundings of another dtype are no motion
+        built.check(noisy(problem.x, small), *given)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_padding_and_points_that_diverged_count_as_unmoved(value):
+    problem = random_problem(1, 200, padded=True, dtype=torch.float32).with_padding(0.0)
+    problem.x[0, 0] = value
+    built = build(problem)
+    built.check(problem.x, problem.radius, problem.lengths, None, None)
+    built.check(problem.with_padding(value).x, problem.radius, problem.lengths, None, None)
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts the operators that make the host wait for a device, by name."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "equal", "_unique2", "unique_dim")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        keywords, name = keywords or {}, function.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in arguments[1]
+        )
+        repeats = function is torch.ops.aten.repeat_interleave.Tensor and keywords.get("output_size") is None
+        if masks or repeats or name in self.WAITING:
+            self.seen.append(name)
+        return function(*arguments, **keywords)
+
+
+def test_the_counter_of_synchronisations_counts():
+    x = torch.arange(4)
+    with Synchronisations() as waits:
+        _ = x[x > 1], x.nonzero(), x.sum().item(), bool((x > 0).any()), x.repeat_interleave(x), x.unique()
+        _ = x[x], x.repeat_interleave(x, output_size=6), x.repeat_interleave(2), x.cumsum(0), x.where(x > 1, 0)
+    scalar = "_local_scalar_dense"
+    assert waits.seen == ["index", "nonzero", scalar, scalar, "repeat_interleave", "_unique2"]
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+    """Let the geometry on the CPU ask the host as seldom as on an accelerator; the checks of values ask besides."""
+    search = geometry.near_list
+    monkeypatch.setattr(geometry, "near_list", lambda q, s, radius, room: search(q, s, radius, geometry.ROOM))
+
+
+@pytest.mark.parametrize("num_sources", [None, 3000])
+def test_an_accelerator_is_synchronised_once_by_a_build(as_on_an_accelerator, num_sources):
+    problem = random_problem(0, 5000, num_sources, radius=0.2, dtype=torch.float32)
+    with Synchronisations() as waits:
+        built = build(problem)
+        _ = built.transpose
+    assert waits.seen == ["_local_scalar_dense"]
+    # and not because there was room for all pairs
+    assert geometry.ROOM * built.query_tiles < built.query_tiles * built.source_tiles
+
+
+@settings(max_examples=100, deadline=None)
+@given(PROBLEMS, st.sampled_from([1, 2, 64]))
+def test_a_search_with_any_room_finds_the_same_list(problem, room):
+    """With little room it runs out and starts again."""
+    built = build(problem)
+    sides = ((built.query_low, built.query_high), (built.source_low, built.source_high))
+    clouds = len(problem.x)
+    query_boxes, source_boxes = (
+        (*(corner.view(clouds, -1, corner.shape[1]) for corner in side), (side[0] <= side[1]).all(1).view(clouds, -1))
+        for side in sides
+    )
+    offsets, near = boxes.near_list(query_boxes, source_boxes, built.radius, room)
+    assert torch.equal(offsets, built.near_offsets)
+    assert torch.equal(near, built.near_tiles)
+
+
+def test_a_search_that_runs_out_of_room_starts_again_with_the_host():
+    built = BallGeometry.build(sphere(4096), 10.0)  # each of 128 tiles is near all
+    tiles = (built.query_low[None], built.query_high[None], torch.ones(1, 128, dtype=torch.bool))
+    asked = []
+    for room in (127, 128):
+        with Synchronisations() as waits:
+            _, near = boxes.near_list(tiles, tiles, 10.0, room)
+        assert torch.equal(near, built.near_tiles)
+        asked.append(len(waits.seen))
+    assert asked[0] > asked[1] == 1

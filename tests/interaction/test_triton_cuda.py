@@ -1,5 +1,6 @@
 """The Triton backend on a GPU, at real sizes."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -259,3 +260,17 @@ def test_a_geometry_on_the_device_finds_the_same_pairs():
     there, here = build(moved(problem)), BallGeometry.build(problem.x, problem.radius)
     assert torch.equal(there.query_order.cpu(), here.query_order)
     assert len(there.near_tiles) == pytest.approx(len(here.near_tiles), rel=1e-3)
+
+
+@pytest.mark.parametrize("num_sources", [None, 30000])
+def test_a_build_makes_the_host_wait_once(num_sources):
+    problem = moved(problem_of(0, 40000, num_sources, radius=0.1))
+    build(problem)  # what is compiled or allocated on first use may wait
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            _ = build(problem).transpose
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "synchronizing" in str(wait.message)]) == 1
