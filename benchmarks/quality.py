@@ -90,6 +90,7 @@ def scores(x: Tensor, real: Real, skip: Sequence[int] | None) -> dict[str, Any]:
         "median_ratio": round(float(nearest.values.median() / d_tr.min(dim=1).values.median()), 2),
         "surface_percent": round(100 * float(np.mean(real.surface_distances(x, skip))), 2),
     }
+    row["classes"] = ""  # where the data set has none
     if real.val.labels is not None:
         found = real.val.labels[nearest.indices].unique()
         row["classes"] = f"{len(found)} of {len(real.val.categories)}"
