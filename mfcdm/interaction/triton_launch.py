@@ -60,7 +60,6 @@ def reason_unavailable(x: Tensor | None = None, dtype: torch.dtype = torch.float
     return _reason_against(None if x is None else x.device)
 
 
-@torch.compiler.assume_constant_result
 def _reason_against(device: torch.device | None) -> str | None:
     """Look at the machine; torch.compile does so once, while it traces."""
     if importlib.util.find_spec("triton") is None:
@@ -78,6 +77,10 @@ def _reason_against(device: torch.device | None) -> str | None:
         return f"it runs on CUDA, but x is on {device}"
     oldest, own = min(CONFIGURATIONS), capability(device)
     return None if own >= oldest else f"it needs compute capability {oldest / 10}, but the device has {own / 10}"
+
+
+# This is all that torch.compiler.assume_constant_result does; calling it would load the compiler with the library.
+_reason_against._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def kernels() -> Any:
