@@ -22,9 +22,9 @@ def hardware_name() -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], **settings: Any) -> None:
-    """Write the rows; every row repeats the settings and names the hardware and torch."""
+    """Write the rows; every row repeats the settings and names the hardware and torch, unless it has its own."""
     about = {**settings, "hardware": hardware_name(), "torch": torch.__version__}
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0], *about])
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys([*rows[0], *about])))
         writer.writeheader()
-        writer.writerows({**row, **about} for row in rows)
+        writer.writerows({**about, **row} for row in rows)
