@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mfcdm.atomic import whole
+
 ELEVATION, AZIMUTH = 25.0, 40.0  # degrees; shows the top, the front and one side of shapes whose y axis is up
 
 
@@ -51,7 +53,8 @@ def draw_clouds(
     figure.subplots_adjust(0, 0, 1, 0.95 if titles else 1)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole(path) as scratch:
+        figure.savefig(scratch, dpi=110, format="png")
     return path
 
 

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mfcdm.atomic import whole
 from mfcdm.build import check_arguments
 from mfcdm.commands.console import Meter, Pace, say
 from mfcdm.evaluation import Protocol, Report, Score, checksum, evaluate, read_clouds
@@ -45,7 +46,8 @@ def evaluate_run(config: dict[str, Any]) -> Report:
         )
     report = replace(report, files=files)
     if output is not None:
-        _write(output, report)
+        with whole(output) as scratch:
+            scratch.write_text(json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
     _print(report)
     if output is not None:
         say(f"report: {output}")
@@ -73,13 +75,6 @@ class _Observer:
         speed = self.pace.add(done, time.monotonic())
         left = (total - done) / speed if speed > 0 else None
         self.meter.show(done / total if total else 1.0, f"{part}: {done} of {total} pairs", left)
-
-
-def _write(path: Path, report: Report) -> None:
-    """Write the report, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_text(json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
-    scratch.replace(path)
 
 
 def _print(report: Report) -> None:

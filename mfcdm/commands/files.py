@@ -1,4 +1,4 @@
-"""What the commands write."""
+"""What the commands write, each file whole or not at all."""
 
 import json
 import platform
@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from mfcdm.atomic import whole
 from mfcdm.version import __version__
 
 
@@ -27,25 +28,17 @@ def write_samples(path: Path, clouds: list[Tensor], labels: Sequence[int] = ()) 
         arrays["lengths"] = lengths
     if labels:
         arrays["labels"] = np.array(labels, dtype=np.int64)
-    write_atomically(path, **arrays)
-
-
-def write_atomically(path: Path, **arrays: Any) -> None:
-    """Write an npz file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.writing")
-    with scratch.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    scratch.replace(path)
+    with whole(path) as scratch, scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_ply(path: Path, cloud: Tensor) -> None:
-    """Write a cloud (N, 2) or (N, 3) as a binary ply file, whole or not at all; in two dimensions z is 0."""
+    """Write a cloud (N, 2) or (N, 3) as a binary ply file; in two dimensions z is 0."""
     import trimesh
 
     flat = torch.nn.functional.pad(cloud, (0, 3 - cloud.shape[1])).numpy()
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_bytes(trimesh.PointCloud(flat).export(file_type="ply"))
-    scratch.replace(path)
+    with whole(path) as scratch:
+        scratch.write_bytes(trimesh.PointCloud(flat).export(file_type="ply"))
 
 
 def grid(clouds: list[Tensor], width: int = 8) -> list[list[Tensor]]:
@@ -56,7 +49,8 @@ def grid(clouds: list[Tensor], width: int = 8) -> list[list[Tensor]]:
 def describe(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml and environment.json: a run folder explains itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    with whole(folder / "config.yaml") as scratch:
+        scratch.write_text(yaml.safe_dump(config, sort_keys=False))
     about = {
         "mfcdm": __version__,
         "git": _commit(),
@@ -67,7 +61,8 @@ def describe(folder: Path, config: dict[str, Any]) -> None:
         "platform": platform.platform(),
         "command": sys.argv,
     }
-    (folder / "environment.json").write_text(json.dumps(about, indent=1))
+    with whole(folder / "environment.json") as scratch:
+        scratch.write_text(json.dumps(about, indent=1))
 
 
 def _commit() -> str | None:

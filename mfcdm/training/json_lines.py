@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from mfcdm.atomic import whole
+
 
 class JsonLines:
     """Appends one JSON object a line to metrics.jsonl, each line written at once. Its records are numbers alone.
@@ -21,7 +23,8 @@ class JsonLines:
     def __init__(self, path: str | Path, first_step: int = 0) -> None:
         path = Path(path)
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step] if first_step else []
-        write_whole(path, "".join(kept))
+        with whole(path) as scratch:
+            scratch.write_text("".join(kept))
         self._file = path.open("a", buffering=1)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
@@ -45,13 +48,6 @@ class JsonLines:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    scratch = path.with_name(f"{path.name}.writing")
-    scratch.write_text(text)
-    scratch.replace(path)
 
 
 def _whole_lines(path: Path) -> list[str]:

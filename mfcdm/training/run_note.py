@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mfcdm import checkpoint
-from mfcdm.training.json_lines import write_whole
+from mfcdm.atomic import whole
 
 # W&B's service writes to the disk every 15 s; a process that is killed outright loses what came since.
 WRITTEN_AFTER = 30.0
@@ -63,7 +63,8 @@ class RunNote:
         self._write(self._last)
 
     def _write(self, step: int) -> None:
-        write_whole(self._path, json.dumps({"id": self.id, "step": step}))
+        with whole(self._path) as scratch:
+            scratch.write_text(json.dumps({"id": self.id, "step": step}))
 
 
 def remove_empty(folder: Path) -> None:
