@@ -10,7 +10,6 @@ A variant of your own: --variants none --base experiment=demo --variant wide "ne
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import write_csv
+from hardware import add_rows
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -155,15 +154,6 @@ def table(results: dict[tuple[str, int], dict[str, Any]], first: str, seeds: int
     return rows
 
 
-def write(path: Path, rows: list[dict[str, Any]], **settings: Any) -> None:
-    """Keep the csv's rows of other groups, in front of the new ones."""
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["group"] != settings["group"]]
-    write_csv(path, kept + [{**row, **settings} for row in rows])
-
-
 def main() -> None:
     """Print the table and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,7 +187,7 @@ def main() -> None:
     for row in rows:
         print(row)
     settings = {"group": options.variants, "base": options.base, "seconds": options.seconds, "seeds": options.seeds}
-    write(options.output, rows, **settings)
+    add_rows(options.output, rows, same=("group", "base"), **settings)
 
 
 if __name__ == "__main__":

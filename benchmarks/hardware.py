@@ -28,3 +28,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], **settings: Any) ->
         writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys([*rows[0], *about])))
         writer.writeheader()
         writer.writerows({**about, **row} for row in rows)
+
+
+def add_rows(path: Path, rows: Sequence[Mapping[str, Any]], same: Sequence[str], **settings: Any) -> None:
+    """Write the rows behind the csv's earlier ones, less those that agree with a new row in the columns `same`."""
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        replaced = {tuple(str({**settings, **row}[column]) for column in same) for row in rows}
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if tuple(row.get(column) for column in same) not in replaced]
+    write_csv(path, kept + [{**settings, **row} for row in rows])

@@ -15,7 +15,6 @@ Prints a table and adds the rows to quality.csv beside this file, with the hardw
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import hardware_name, write_csv
+from hardware import add_rows, hardware_name
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -118,15 +117,6 @@ def generated(options: argparse.Namespace, num_clouds: int) -> Iterator[tuple[st
             yield name, num_particles, model.normalization.undo(x), time.perf_counter() - begun
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Keep the csv's earlier rows of other runs, in front of the new ones."""
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if row["run"] != rows[0]["run"]]
-    write_csv(path, kept + rows)
-
-
 def main() -> None:
     """Print the table and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +159,7 @@ def main() -> None:
         if options.picture is not None:
             path = options.picture.with_stem(f"{options.picture.stem}-{name}-{num_particles}")
             draw_clouds(path, [list(x[start : start + 8]) for start in range(0, min(32, len(x)), 8)])
-    write(options.output, rows)
+    add_rows(options.output, rows, same=("run",))
     print(f"written: {options.output}")
 
 
