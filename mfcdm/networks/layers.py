@@ -1,57 +1,17 @@
-"""The two forms of mean-field interaction, and the block that joins them to the per-particle part.
+"""The global form of mean-field interaction, and the block that joins both forms to the per-particle part.
 
 Each particle i has a state h_i, (B, N, width). An interaction is a functional of the empirical measure
 nu = 1/N sum_j delta_(y_j, h_j), read at particle i: it commutes with permutations and has a limit as N grows.
 """
 
-import math
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mfcdm.interaction import BallGeometry, ball_convolution
-
-# Added to the local density, itself at most 1: where nobody but the particle itself is near, its own weight 1/N would
-# otherwise be all of the average, for every N, and an average that one particle makes has no mean-field limit.
-DENSITY_FLOOR = 4e-3
-
-
-class LocalInteraction(nn.Module):
-    """Ball-truncated convolution with the measure at several bandwidths.
-
-    B[nu](x_i) = W [ log rho_h, (int w_h y dnu / rho_h) - x_i, int w_h V_h h dnu / rho_h ]_h,  rho_h = int w_h dnu,
-    where w_h(r) = exp(-r^2 / (2 b_h^2)) max(0, 1 - r^2)^2 in units of the radius R(t), and b_h are learned.
-
-    Args:
-        width: of the states.
-        dim: D.
-        num_scales: H, number of bandwidths.
-        channels: values a bandwidth.
-        backend: of `ball_convolution`.
-    """
-
-    def __init__(self, width: int, dim: int, num_scales: int, channels: int, backend: str = "auto") -> None:
-        super().__init__()
-        self.num_scales, self.channels, self.backend = num_scales, channels, backend
-        self.value = nn.Linear(width, num_scales * channels, bias=False)
-        self.out = nn.Linear(num_scales * (1 + dim + channels), width)
-        self.log_bandwidth = nn.Parameter(torch.linspace(math.log(1 / 8), math.log(3 / 4), num_scales))
-
-    def forward(self, h: Tensor, x: Tensor, lengths: Tensor | None, geometry: BallGeometry | None) -> Tensor:
-        """States h (B, N, width) at positions x (B, N, D), in units of the radius -> (B, N, width)."""
-        v = self.value(h).unflatten(-1, (self.num_scales, self.channels)).movedim(2, 1)  # (B, H, N, C)
-        position = torch.cat((torch.ones_like(x[..., :1]), x), dim=-1)  # (B, N, 1 + D)
-        v = torch.cat((position[:, None].expand(-1, self.num_scales, -1, -1), v), dim=-1)  # (B, H, N, 1 + D + C)
-        moments = ball_convolution(
-            x, v, self.log_bandwidth.exp(), radius=1.0, lengths=lengths, geometry=geometry, backend=self.backend
-        )
-        density = moments[..., :1] + DENSITY_FLOOR
-        average = moments[..., 1:] / density
-        offset = average[..., : x.shape[-1]] - x[:, None] * (moments[..., :1] / density)
-        features = torch.cat((density.log(), offset, average[..., x.shape[-1] :]), dim=-1)
-        return self.out(features.movedim(1, 2).flatten(start_dim=2))
+from mfcdm.networks.local import LocalInteraction
+from mfcdm.networks.neighbourhood import Neighbourhood
 
 
 class MomentInteraction(nn.Module):
@@ -115,20 +75,14 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.SiLU(), nn.Linear(expansion * width, width))
 
     def forward(
-        self,
-        h: Tensor,
-        condition: Tensor,
-        x: Tensor,
-        lengths: Tensor | None,
-        readable: Tensor | None,
-        geometry: BallGeometry | None,
+        self, h: Tensor, condition: Tensor, neighbours: Neighbourhood | None, readable: Tensor | None
     ) -> Tensor:
-        """h (B, N, width), condition (B, width), x (B, N, D) in units of the radius -> (B, N, width)."""
+        """h (B, N, width), condition (B, width), readable (B, 1, 1, N) bool or None for all -> (B, N, width)."""
         scale, shift, gate = self.modulation(condition)[:, None].chunk(3, dim=-1)  # each (B, 1, width)
         u = self.norm(h) * (1 + scale) + shift
         z = u
-        if self.local is not None:
-            z = z + self.local(u, x, lengths, geometry)
+        if self.local is not None and neighbours is not None:
+            z = z + self.local(u, neighbours)
         if self.moments is not None:
             z = z + self.moments(u, readable)
         return h + (1 + gate) * self.mlp(z)

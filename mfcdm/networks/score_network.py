@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mfcdm.interaction import BallGeometry, uses_geometry
 from mfcdm.networks.embeddings import FourierFeatures, LabelEmbedding, TimeEmbedding
-from mfcdm.networks.layers import Block, LocalInteraction, MomentInteraction, checked_interactions
+from mfcdm.networks.layers import Block, MomentInteraction, checked_interactions
+from mfcdm.networks.local import LocalGaussian, LocalInteraction
+from mfcdm.networks.neighbourhood import Neighbourhood
 from mfcdm.networks.parametrization import PREDICTIONS, Prediction, noise_from_output, prediction_of, score_from_noise
 
 
@@ -26,7 +27,9 @@ class ScoreNetwork(nn.Module):
 
     The output commutes with permutations of the particles, takes any number of them from 1 up, and for fixed particles
     converges as the others are drawn more and more densely from one law. The radius of the local interaction,
-    R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N.
+    R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N. Its Gaussian fits
+    (`local.LocalGaussian`) enter the first states, and lead the output by gates that the last states set; every second
+    block convolves the states.
 
     Args:
         dim: D, of the particles.
@@ -41,6 +44,7 @@ class ScoreNetwork(nn.Module):
         interactions: "local", "global", both or neither; with neither, B = 0.
         num_classes: number of labels, 0 for an unconditional network.
         prediction: what the output is, "v" or "noise".
+        max_sources: particles of a cloud that the local interaction sums over at most; beyond, a subset stands for all.
         backend: of `mfcdm.interaction.ball_convolution`.
 
     Raises:
@@ -61,6 +65,7 @@ class ScoreNetwork(nn.Module):
         interactions: Collection[str] = ("local", "global"),
         num_classes: int = 0,
         prediction: Prediction = "v",
+        max_sources: int = 32768,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -73,6 +78,7 @@ class ScoreNetwork(nn.Module):
             "channels": channels,
             "num_heads": num_heads,
             "expansion": expansion,
+            "max_sources": max_sources,
         }
         for name, size in sizes.items():
             if size < 1:
@@ -83,7 +89,7 @@ class ScoreNetwork(nn.Module):
             raise ValueError(f"num_classes must be >= 0, got {num_classes}")
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be 'v' or 'noise', got {prediction!r}")
-        self.dim, self.num_classes, self.backend = dim, num_classes, backend
+        self.dim, self.num_classes, self.max_sources, self.backend = dim, num_classes, max_sources, backend
         self.prediction: Prediction = prediction
         self.log_radius = (math.log(radius[0]), math.log(radius[1]))
         self.interactions = checked_interactions(interactions)
@@ -91,14 +97,21 @@ class ScoreNetwork(nn.Module):
         self.embed = nn.Linear(self.features.num_features, width)
         self.embed_time = TimeEmbedding(width)
         self.embed_label = LabelEmbedding(num_classes, width) if num_classes else None
+        has_local, has_global = ("local" in self.interactions), ("global" in self.interactions)
+        self.local_gaussian = LocalGaussian(width, dim, num_scales) if has_local else None
+        if self.local_gaussian is not None:
+            self.embed_local = nn.Linear(self.local_gaussian.num_features, width)
+            self.gates = nn.Linear(width, self.local_gaussian.num_vectors)
+            nn.init.zeros_(self.gates.weight)
+            nn.init.zeros_(self.gates.bias)
         self.blocks = nn.ModuleList(
             Block(
                 width,
-                LocalInteraction(width, dim, num_scales, channels, backend) if "local" in self.interactions else None,
-                MomentInteraction(width, num_moments, num_heads) if "global" in self.interactions else None,
+                LocalInteraction(width, num_scales, channels) if has_local and layer % 2 else None,
+                MomentInteraction(width, num_moments, num_heads) if has_global else None,
                 expansion,
             )
-            for _ in range(depth)
+            for layer in range(depth)
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, dim)
@@ -144,18 +157,19 @@ class ScoreNetwork(nn.Module):
             condition = condition + self.embed_label(label, x.shape[0])
         condition = nn.functional.silu(condition)
         h = self.embed(self.features(x))
-        scaled = x / self.radius(t)[:, None, None]
-        geometry = self._geometry(scaled, lengths)
+        neighbours = vectors = None
+        if self.local_gaussian is not None:
+            neighbours = Neighbourhood.build(x / self.radius(t)[:, None, None], lengths, self.max_sources, self.backend)
+            features, vectors = self.local_gaussian(neighbours, condition)
+            h = h + self.embed_local(features)
+        readable = _readable(own)
         for block in self.blocks:
-            h = block(h, condition, scaled, lengths, _readable(own), geometry)
-        output = self.out(self.norm(h))
+            h = block(h, condition, neighbours, readable)
+        h = self.norm(h)
+        output = self.out(h)
+        if vectors is not None:
+            output = output + torch.einsum("bnk,bnkd->bnd", self.gates(h), vectors.to(h.dtype))
         return output if own is None else output * own[..., None]
-
-    def _geometry(self, x: Tensor, lengths: Tensor | None) -> BallGeometry | None:
-        """Sort once for all blocks, heads and both passes, where a backend uses it."""
-        if "local" in self.interactions and uses_geometry(x, backend=self.backend):
-            return BallGeometry.build(x.detach(), 1.0, lengths)
-        return None
 
     def _check(self, x: Tensor, t: Tensor, lengths: Tensor | None, label: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[2] != self.dim:
