@@ -2,9 +2,12 @@
 
 Every variant is a list of overrides of train.yaml and trains for the same processor seconds on one thread. It is judged
 by the mean square error of v, which is that of x_0 over sigma^2, on held-out clouds, a fixed grid of log-SNR and fixed
-noise, with the averaged weights; at each log-SNR with the cardinality of its level. Variants of one seed see the same
-clouds, noise and first weights where their networks agree, so differences to the first variant are paired. Prints a
-table and adds the rows to ablation.csv beside this file, with the hardware's name.
+noise, with the averaged weights; at each log-SNR with the cardinality of its level (`error`; `fine_error` for log-SNR 4
+to 8). `surface` is the mean distance of the predicted x_0 at log-SNR 4 to 8 to the cloud's own surface, and with
+--generated `generated` that of so many generated clouds to the nearest training shape, both in percent of the shapes'
+longest side. Variants of one seed see the same clouds, noise and first weights where their networks agree, so that
+differences to the first variant are paired. Prints a table and adds the rows to ablation.csv beside this file, with the
+hardware's name.
 
 A variant of your own: --variants none --base experiment=demo --variant wide "network.width=48".
 """
@@ -21,21 +24,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from hardware import add_rows
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from quality import Real
+from surfaces import Surfaces
 from torch import Tensor, nn
 
+from mfcdm.branching import Renoise
 from mfcdm.cli import config_folder
 from mfcdm.commands.assembly import Start, prepare
 from mfcdm.commands.data import open_data
 from mfcdm.datasets import Clouds, rescaled
+from mfcdm.generate import generate
 from mfcdm.randomness import cloud_generators
+from mfcdm.samplers import Langevin
 from mfcdm.settings import fitted_to
 from mfcdm.training.engine import Trainer
 
+Array = npt.NDArray[np.float64]
+
 LOG_SNR = (-4.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+FINE = LOG_SNR[-4:]
 NUM_CLOUDS, BATCH, STREAM = 64, 16, 7  # of the judgement: clouds, clouds at once, stream of their noise
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -55,6 +67,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "wider radius": "network.radius=[0.8,3.0]",
         "narrower radius": "network.radius=[0.2,1.0]",
     },
+    "local": {"moments only": "network.interactions=[global]", "with local": ""},
     "size": {
         "default": "",
         "network=small": "network=small",
@@ -73,8 +86,8 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 
 
-def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> tuple[Trainer, Clouds]:
-    """The run of a variant, bounded by processor time, and the clouds that judge it."""
+def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> tuple[Trainer, Clouds, str]:
+    """The run of a variant, bounded by processor time, the clouds that judge it, and their source."""
     fixed = [f"seed={seed}", f"trainer.max_minutes={seconds / 60}", "validation.num_clouds=0", "num_pictured=0"]
     fixed += ["logger=none", "trainer.accelerator=cpu", "trainer.checkpoint_every=1000000000"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -84,7 +97,8 @@ def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> t
     trainer.clock = time.process_time
     held_out = Clouds.of(open_data({**config["dataset"], "split": "val"}, trust=True))
     held_out = fitted_to(trainer.raw, rescaled(held_out, config["normalization"]))
-    return trainer, held_out[torch.arange(min(NUM_CLOUDS, len(held_out)))]
+    source = "shapes" if "path" not in config["dataset"] else str(config["dataset"]["path"])
+    return trainer, held_out[torch.arange(min(NUM_CLOUDS, len(held_out)))], source
 
 
 @torch.no_grad()
@@ -107,50 +121,105 @@ def _errors_at(log_snr: float, x: Tensor, objective: Any, network: nn.Module, la
     return torch.cat(found)
 
 
-def train(overrides: list[str], seconds: float, seed: int, kept: str | None) -> dict[str, Any]:
+@torch.no_grad()
+def predicted_distances(trainer: Trainer, source: str) -> list[float]:
+    """Mean distance of the predicted x_0 to the held-out cloud's own surface, in percent, a cloud and log-SNR >= 4."""
+    objective, network = trainer.objective, trainer.averaged().eval()
+    num_points = objective.subdivision.cardinalities[-1]
+    surfaces, found = Surfaces(source, "val", num_points), []
+    x = torch.stack([cloud[:num_points] for cloud in surfaces.clouds.points()[:BATCH]])
+    side = longest_side(x)
+    x, generators = trainer.normalization.apply(x), cloud_generators(0, range(len(x)), STREAM)
+    for log_snr in FINE:
+        t = objective.sde.time_of_log_snr(torch.tensor([log_snr], dtype=torch.float64)).float().expand(len(x))
+        draw = objective.draw(x, None, generators, level=objective.subdivision.num_levels - 1, t=t)
+        x_0 = trainer.normalization.undo(draw.alpha * draw.x_t - draw.sigma * network(draw.x_t, t))
+        found += [100 / side * surfaces.distance(index, cloud) for index, cloud in enumerate(x_0)]
+    return found
+
+
+def generated_distance(trainer: Trainer, source: str, num_clouds: int) -> float:
+    """Mean distance of generated clouds to the surface of the nearest training shape, in percent."""
+    num_points = trainer.objective.subdivision.cardinalities[-1]
+    x = generate(
+        trainer.averaged().eval(),
+        trainer.objective.sde,
+        Langevin(num_steps=50),
+        trainer.objective.subdivision,
+        Renoise(),
+        num_clouds=num_clouds,
+        num_particles=num_points,
+    )
+    real = Real(source, num_clouds, num_points)
+    side = longest_side(real.clouds("val", num_points))
+    return 100 / side * float(np.mean(real.surface_distances(trainer.normalization.undo(x))))
+
+
+def longest_side(x: Tensor) -> float:
+    """Mean over the clouds (S, N, 3) of the longest side of their boxes."""
+    return float((x.amax(1) - x.amin(1)).amax(1).mean())
+
+
+def train(overrides: list[str], seconds: float, seed: int, kept: str | None, generated: int) -> dict[str, Any]:
     """Train one variant in this process; its checkpoint stays in the folder `kept`."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer, held_out = prepared(overrides, Path(kept or scratch), seconds, seed)
+        trainer, held_out, source = prepared(overrides, Path(kept or scratch), seconds, seed)
         trainer.run()
-        found = errors(trainer, held_out)
+        found: dict[str, Any] = {
+            "errors": errors(trainer, held_out).tolist(),
+            "surface": predicted_distances(trainer, source),
+        }
+        if generated:
+            found["generated"] = generated_distance(trainer, source, generated)
     parameters = sum(parameter.numel() for parameter in trainer.raw.parameters())
-    return {"steps": trainer.step, "parameters": parameters, "errors": found.tolist()}
+    return {"steps": trainer.step, "parameters": parameters, **found}
 
 
-def in_own_process(overrides: list[str], seconds: float, seed: int, kept: str | None) -> dict[str, Any]:
+def in_own_process(overrides: list[str], *settings: Any) -> dict[str, Any]:
     """`train` in a process of its own, whose processor time is the run's."""
-    command = [sys.executable, __file__, "--worker", json.dumps([overrides, seconds, seed, kept])]
+    command = [sys.executable, __file__, "--worker", json.dumps([overrides, *settings])]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise RuntimeError(f"{' '.join(overrides)}: {done.stderr.strip().splitlines()[-1]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def paired(own: Array, base: Array, seeds: int) -> dict[str, float]:
+    """Mean difference to the base, relative to the base's mean, with its 95 % interval, in percent."""
+    difference = 100 * (own - base) / base.mean()
+    # Clouds scatter within a seed and seeds among each other: the larger of the two standard errors counts.
+    by_seed = difference.reshape(seeds, -1).mean(axis=1)
+    spread = [difference.std(ddof=1) / np.sqrt(len(difference))] if len(difference) > 1 else [np.nan]
+    spread += [by_seed.std(ddof=1) / np.sqrt(seeds)] if seeds > 1 else []
+    return {"percent": round(float(difference.mean()), 2), "interval": round(1.96 * float(max(spread)), 2)}
+
+
+def measures(runs: list[dict[str, Any]]) -> dict[str, Array]:
+    """Every measure of a variant, one number a seed and cloud."""
+    errors = [np.array(run["errors"]) for run in runs]  # each (log-SNR, clouds)
+    found = {
+        "error": np.concatenate([error.mean(axis=0) for error in errors]),
+        "fine_error": np.concatenate([error[-len(FINE) :].mean(axis=0) for error in errors]),
+        "surface": np.concatenate([run["surface"] for run in runs]),
+    }
+    if "generated" in runs[0]:
+        found["generated"] = np.array([run["generated"] for run in runs])
+    return found
+
+
 def table(results: dict[tuple[str, int], dict[str, Any]], first: str, seeds: int) -> list[dict[str, Any]]:
-    """One row a variant: its error, and the paired difference to the first variant with its 95 % interval."""
+    """One row a variant: its measures, and their paired differences to the first variant with 95 % intervals."""
     rows = []
-    base = np.concatenate([np.mean(results[first, seed]["errors"], axis=0) for seed in range(seeds)])
+    base = measures([results[first, seed] for seed in range(seeds)])
     for name in dict.fromkeys(name for name, _ in results):
         runs = [results[name, seed] for seed in range(seeds)]
-        own = np.concatenate([np.mean(run["errors"], axis=0) for run in runs])  # one number a cloud and seed
-        difference = own - base
-        # Clouds scatter within a seed and seeds among each other: the larger of the two standard errors counts.
-        by_seed = difference.reshape(seeds, -1).mean(axis=1)
-        spread = [difference.std(ddof=1) / np.sqrt(len(difference))]
-        spread += [by_seed.std(ddof=1) / np.sqrt(seeds)] if seeds > 1 else []
-        fine = np.mean([run["errors"][-4:] for run in runs])  # log-SNR 4 to 8
-        rows.append(
-            {
-                "variant": name,
-                "steps": round(float(np.mean([run["steps"] for run in runs]))),
-                "parameters": runs[0]["parameters"],
-                "error": round(float(own.mean()), 4),
-                "fine_error": round(float(fine), 4),
-                "difference": round(float(difference.mean()), 4),
-                "interval": round(1.96 * float(max(spread)), 4),
-            }
-        )
+        row: dict[str, Any] = {"variant": name, "steps": round(float(np.mean([run["steps"] for run in runs])))}
+        row["parameters"] = runs[0]["parameters"]
+        for measure, own in measures(runs).items():
+            row[measure] = round(float(own.mean()), 4)
+            row |= {f"{measure}_{key}": value for key, value in paired(own, base[measure], seeds).items()}
+        rows.append(row)
     return rows
 
 
@@ -164,6 +233,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150.0, help="processor seconds a run")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--generated", type=int, default=0, help="clouds to generate and measure")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoints, by default none is kept")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -179,7 +249,7 @@ def main() -> None:
         name, seed = key
         kept = None if options.keep is None else str(options.keep / f"{name.replace(' ', '-')}-{seed}")
         overrides = [*options.base.split(), *variants[name].split()]
-        return in_own_process(overrides, options.seconds, seed, kept)
+        return in_own_process(overrides, options.seconds, seed, kept, options.generated)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(keys, pool.map(run, keys), strict=True))

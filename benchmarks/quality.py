@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from hardware import add_rows, hardware_name
-from scipy.spatial import cKDTree
+from surfaces import Surfaces
 from torch import Tensor
 
 from mfcdm import checkpoint
 from mfcdm.build import build
-from mfcdm.datasets import Clouds, ParametricShapes, open_dataset
 from mfcdm.generate import generate
 from mfcdm.metrics import pairwise
 from mfcdm.metrics.intervals import one_nearest_neighbour_interval
@@ -43,18 +42,12 @@ class Real:
     """Clouds of a data set's two splits, and the surfaces of its training shapes."""
 
     def __init__(self, source: str, num_clouds: int, num_points: int) -> None:
-        self.path = None if source == "shapes" else source
-        self.train, self.val = (self._open(split, num_points) for split in ("train", "val"))
+        self.surfaces = Surfaces(source, "train", num_points)
+        self.train, self.val = self.surfaces.clouds, Surfaces(source, "val", num_points).clouds
         self.num_clouds = min(num_clouds, len(self.val), len(self.train))
         order = torch.Generator().manual_seed(0)
         self.chosen = torch.randperm(len(self.train), generator=order)[: self.num_clouds]
         self.near = torch.stack([cloud[:NEAR_POINTS] for cloud in self.train.points()])
-
-    def _open(self, split: str, num_points: int) -> Clouds:
-        if self.path is None:
-            self.shapes = ParametricShapes(500, num_points, split="train")
-            return Clouds.of(ParametricShapes(500 if split == "train" else 200, num_points, split=split))
-        return Clouds.of(open_dataset(self.path, split=split))
 
     def clouds(self, split: str, num_points: int) -> Tensor:
         """(num_clouds, num_points, D) of "val" or "train"."""
@@ -66,12 +59,8 @@ class Real:
         to_shapes = pairwise(x[:, :NEAR_POINTS].contiguous(), self.near.to(x), "cd")
         if skip is not None:
             to_shapes[torch.arange(len(x)), torch.as_tensor(skip)] = torch.inf
-        return [self._distance(index, cloud) for index, cloud in zip(to_shapes.argmin(1).tolist(), x, strict=True)]
-
-    def _distance(self, index: int, cloud: Tensor) -> float:
-        if self.path is None:
-            return float(self.shapes.surface(index).distance(cloud.numpy()).mean())
-        return float(np.mean(cKDTree(self.train.points()[index].numpy()).query(cloud.numpy())[0]))
+        nearest = to_shapes.argmin(1).tolist()
+        return [self.surfaces.distance(index, cloud) for index, cloud in zip(nearest, x, strict=True)]
 
 
 def scores(x: Tensor, real: Real, skip: Sequence[int] | None) -> dict[str, Any]:
@@ -82,7 +71,7 @@ def scores(x: Tensor, real: Real, skip: Sequence[int] | None) -> dict[str, Any]:
     d_gr, d_tr = pairwise(some, val, "cd"), pairwise(train, val, "cd")
     interval = one_nearest_neighbour_interval(pairwise(some, some, "cd"), pairwise(val, val, "cd"), d_gr)
     nearest = d_gr.min(dim=1)
-    row = {
+    row: dict[str, Any] = {
         "1nna-cd": round(100 * interval.score, 1),
         "low": round(100 * interval.low, 1),
         "high": round(100 * interval.high, 1),
