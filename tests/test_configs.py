@@ -26,6 +26,7 @@ FOLDER = config_folder()
 SIZES = {"dataset=shapes": ["dataset.num_clouds=2", "dataset.num_points=8"]}
 EVERY = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
 OPTIONS = [option for option in EVERY if not option.startswith("protocol/")]  # of train and sample
+CATEGORIES = ("airplane", "chair", "headwear")  # experiments on an archive
 COMMANDS = {"train": TrainKeys, "sample": SampleKeys, "evaluate": EvaluateKeys}
 KINDS = {
     "sde": SDE,
@@ -63,7 +64,7 @@ def data(tmp_path_factory):
     np.save(root / "15k/02691156/train/a.npy", clouds[0])
     return {
         "dataset/archive": root / "clouds.npy",
-        "experiment/airplane": root / "clouds.npy",
+        **{f"experiment/{name}{tail}": root / "clouds.npy" for name in CATEGORIES for tail in ("", "_gpu")},
         "dataset/folder": root / "folder",
         "dataset/modelnet": root / "modelnet",
         "dataset/shapenet15k": root / "15k",
@@ -175,6 +176,15 @@ def test_sizes_are_ordered():
         return sum(weight.numel() for weight in network.parameters())
 
     assert parameters("tiny") < parameters("small") < parameters("base")
+
+
+@pytest.mark.parametrize("name", [*CATEGORIES, "shapes"])
+def test_the_gpu_variant_is_the_same_experiment(name, data):
+    here, there = (composed("train", *of_group(f"experiment/{name}{tail}", data)) for tail in ("", "_gpu"))
+    assert here["name"] == there["name"] == name
+    for same in ("dataset", "subdivision", "sde", "objective"):
+        assert here[same] == there[same]
+    assert there["trainer"]["accelerator"] == "cuda"
 
 
 def test_small_is_the_default_of_the_library():
