@@ -88,13 +88,16 @@ class Block(nn.Module):
         return h + (1 + gate) * self.mlp(z)
 
 
+INTERACTIONS = ("local", "convolution", "global")
+
+
 def checked_interactions(interactions: Collection[str]) -> frozenset[str]:
     """Refuse names that are not an interaction.
 
     Raises:
-        ValueError: if one is neither "local" nor "global".
+        ValueError: if one is none of `INTERACTIONS`.
     """
-    unknown = sorted(set(interactions) - {"local", "global"})
+    unknown = sorted(set(interactions) - set(INTERACTIONS))
     if unknown:
-        raise ValueError(f"interactions are 'local' and 'global', got {unknown[0]!r}")
+        raise ValueError(f"interactions are {', '.join(map(repr, INTERACTIONS))}, got {unknown[0]!r}")
     return frozenset(interactions)

@@ -28,8 +28,7 @@ class ScoreNetwork(nn.Module):
     The output commutes with permutations of the particles, takes any number of them from 1 up, and for fixed particles
     converges as the others are drawn more and more densely from one law. The radius of the local interaction,
     R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N. Its Gaussian fits
-    (`local.LocalGaussian`) enter the first states, and lead the output by gates that the last states set; every second
-    block convolves the states.
+    (`local.LocalGaussian`) enter the first states, and lead the output by gates that the last states set.
 
     Args:
         dim: D, of the particles.
@@ -37,11 +36,12 @@ class ScoreNetwork(nn.Module):
         depth: number of blocks.
         num_moments: M, learned moments of the global interaction.
         num_scales: H, bandwidths of the local interaction.
-        channels: values a bandwidth.
+        channels: values a bandwidth of the convolutions.
         num_heads: heads of the global interaction; divides width.
         expansion: hidden width of the per-particle MLP over width.
         radius: (R_data, R_noise), radius of the local interaction at t = 0 and t = 1, in units of the normalised data.
-        interactions: "local", "global", both or neither; with neither, B = 0.
+        interactions: any of "local" (Gaussian fits), "convolution" (every block convolves the states of those near by)
+            and "global" (learned moments); with none, B = 0.
         num_classes: number of labels, 0 for an unconditional network.
         prediction: what the output is, "v" or "noise".
         max_sources: particles of a cloud that the local interaction sums over at most; beyond, a subset stands for all.
@@ -97,8 +97,7 @@ class ScoreNetwork(nn.Module):
         self.embed = nn.Linear(self.features.num_features, width)
         self.embed_time = TimeEmbedding(width)
         self.embed_label = LabelEmbedding(num_classes, width) if num_classes else None
-        has_local, has_global = ("local" in self.interactions), ("global" in self.interactions)
-        self.local_gaussian = LocalGaussian(width, dim, num_scales) if has_local else None
+        self.local_gaussian = LocalGaussian(width, dim, num_scales) if "local" in self.interactions else None
         if self.local_gaussian is not None:
             self.embed_local = nn.Linear(self.local_gaussian.num_features, width)
             self.gates = nn.Linear(width, self.local_gaussian.num_vectors)
@@ -107,11 +106,11 @@ class ScoreNetwork(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 width,
-                LocalInteraction(width, num_scales, channels) if has_local and layer % 2 else None,
-                MomentInteraction(width, num_moments, num_heads) if has_global else None,
+                LocalInteraction(width, num_scales, channels) if "convolution" in self.interactions else None,
+                MomentInteraction(width, num_moments, num_heads) if "global" in self.interactions else None,
                 expansion,
             )
-            for layer in range(depth)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, dim)
@@ -158,8 +157,10 @@ class ScoreNetwork(nn.Module):
         condition = nn.functional.silu(condition)
         h = self.embed(self.features(x))
         neighbours = vectors = None
-        if self.local_gaussian is not None:
-            neighbours = Neighbourhood.build(x / self.radius(t)[:, None, None], lengths, self.max_sources, self.backend)
+        if self.interactions & {"local", "convolution"}:
+            scaled = x / self.radius(t)[:, None, None]
+            neighbours = Neighbourhood.build(scaled, lengths, self.max_sources, self.backend)
+        if self.local_gaussian is not None and neighbours is not None:
             features, vectors = self.local_gaussian(neighbours, condition)
             h = h + self.embed_local(features)
         readable = _readable(own)

@@ -51,7 +51,7 @@ def test_the_gaussian_fit_is_its_definition(dim, num_particles):
     layer, x = local_gaussian(dim), 0.3 * cloud(2, num_particles, dim)
     condition = torch.randn(2, 8, generator=generator(1), dtype=torch.float64)
     features, vectors = layer(whole(x), condition)
-    noise, bandwidth = layer.log_noise(condition).exp(), layer.log_bandwidth.exp()
+    noise, bandwidth = layer.log_noise(condition).exp(), layer.bandwidth
     size = 1 + 2 * dim
     for b in range(2):
         for h in range(SCALES):
@@ -68,10 +68,10 @@ def test_it_is_the_score_of_a_gaussian_at_every_bandwidth():
     asked = torch.cat((0.8 * spread * cloud(1, 50, seed=1), x), dim=1)  # the queries are a small part of the cloud
     layer = LocalGaussian(8, 3, SCALES).double()
     for h, bandwidth in enumerate((0.1, 0.15, 0.2)):
-        layer.log_bandwidth.data[h] = math.log(bandwidth)
+        layer.bandwidth[h] = bandwidth
     neighbours = whole(asked, backend="auto")
     with torch.no_grad():
-        density, offset, covariance = layer._moments(neighbours, layer.log_bandwidth.exp())
+        density, offset, covariance = layer._moments(neighbours, layer.bandwidth)
     # without the floor on the density, which is there for sparse places
     mass = density - DENSITY_FLOOR
     correction = {(i, j): offset[..., i] * offset[..., j] for i, j in covariance}
@@ -137,7 +137,7 @@ def test_rounding_cannot_blow_up_the_fit():
     """Thousands of radii from the origin, second moments of float32 have lost all their digits."""
     layer, condition = local_gaussian().float(), torch.zeros(1, 8)
     _, vectors = layer(whole(0.3 * cloud(1, 200).float() + 3000.0), condition)
-    offset = (vectors[..., 0::2, :] * layer.log_bandwidth.exp()[:, None]).norm(dim=-1)
+    offset = (vectors[..., 0::2, :] * layer.bandwidth[:, None]).norm(dim=-1)
     c = layer.log_noise(condition).exp()[:, None]
     # |sqrt(c) (C + c I)^-1 d| <= |d| / sqrt(c) for every C that could be, with some roundings
     assert bool((vectors[..., 1::2, :].norm(dim=-1) <= 1.001 * offset / c.sqrt()).all())
@@ -181,7 +181,7 @@ def test_few_clouds_are_not_thinned():
 def test_a_subset_stands_for_all_sources():
     """The output with M sources differs from that with all by a standard error: it falls like M^(-1/2)."""
     torch.manual_seed(0)
-    net = ScoreNetwork(width=16, depth=2, interactions=["local"], max_sources=10**9).double()
+    net = ScoreNetwork(width=16, depth=2, interactions=["local", "convolution"], max_sources=10**9).double()
     torch.nn.init.normal_(net.gates.weight, std=0.1)
     x, t, sizes, errors = 0.5 * cloud(4, 16384), torch.full((4,), 0.3).double(), (256, 1024, 4096), []
     with torch.no_grad():

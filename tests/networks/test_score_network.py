@@ -9,7 +9,7 @@ from mfcdm.networks.score_network import _readable
 from tests.laws import five_components, generator
 
 BACKENDS = [name for name in ("reference", "tiled", "native") if name in available_backends()]
-VARIANTS = [("local", "global"), ("local",), ("global",), ()]
+VARIANTS = [("local", "global"), ("local",), ("global",), ("convolution",), ()]
 
 
 def network(**options) -> ScoreNetwork:
@@ -51,7 +51,7 @@ def test_gradients_stay_finite_under_padding():
     assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
-@pytest.mark.parametrize("interactions", VARIANTS[:3], ids=str)
+@pytest.mark.parametrize("interactions", VARIANTS[:4], ids=str)
 def test_the_output_has_a_mean_field_limit(interactions):
     """Fixed particles, the others resampled from one law: the spread of the output falls like N^(-1/2)."""
     net, law = network(interactions=interactions), five_components()
