@@ -15,12 +15,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -106,9 +108,9 @@ def save(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
-        save_file(_plain(weights), scratch / "network.safetensors")
+        _write(weights, scratch / "network.safetensors")
         if training is not None:
-            save_file(_plain(training.tensors), scratch / "training.safetensors")
+            _write(training.tensors, scratch / "training.safetensors")
         state = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -156,8 +158,42 @@ def point_at(folder: Path, name: str) -> None:
 
 def newest(folder: str | Path) -> Path | None:
     """The newest whole checkpoint in a run's `checkpoints` folder, or None; unfinished ones have other names."""
-    whole = [path for path in Path(folder).glob("step-*") if (path / "state.json").is_file()]
-    return max(whole, key=lambda path: path.name, default=None)
+    return next((path for path in sorted(Path(folder).glob("step-*"), reverse=True) if fault(path) is None), None)
+
+
+def fault(folder: Path) -> str | None:
+    """Why a checkpoint is not whole: a file is missing, cut off or unreadable; None where it is whole."""
+    name = "state.json"
+    try:
+        state = json.loads((folder / name).read_text())
+        trains = isinstance(state, dict) and state.get("training") is not None
+        for name in ("network.safetensors", "training.safetensors")[: 1 + trains]:
+            with safe_open(folder / name, framework="pt"):  # compares its length with what its header says
+                pass
+        name = "config.yaml"
+        read_config(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"{name}: {' '.join(str(error).split())}"
+    return None
+
+
+def prune(folder: Path, keep_last: int) -> None:
+    """Remove old checkpoints of a run's `checkpoints` folder.
+
+    Each is renamed before its files are removed: a killed process leaves none in part. What cannot be removed stays.
+
+    Args:
+        folder: of the checkpoints.
+        keep_last: so many of the newest stay, at least 1, and whatever a link in the folder points to, as `best` does.
+    """
+    linked = {path.resolve() for path in folder.iterdir() if path.is_symlink()}
+    own = sorted(path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink())
+    for path in own[:-keep_last]:
+        if path.resolve() not in linked:
+            removed = folder / f".removed-{path.name}-{os.getpid()}"
+            with suppress(OSError):
+                path.rename(removed)
+                shutil.rmtree(removed)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -165,7 +201,7 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".old-step-*"):  # killed between two renames: the old checkpoint is whole, and has no name
         if not (own := folder / path.name.removeprefix(".old-").rpartition("-")[0]).exists():
             path.rename(own)
-    for path in (*folder.glob(".writing-*"), *folder.glob(".old-step-*")):
+    for path in (*folder.glob(".writing-*"), *folder.glob(".old-step-*"), *folder.glob(".removed-step-*")):
         shutil.rmtree(path)
     for path in folder.glob(".link-*"):
         path.unlink()
@@ -245,6 +281,13 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU and contiguous, as safetensors wants them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file(_plain(tensors), path)
+    except SafetensorError as error:  # of the disk's, which it gives its own type
+        raise OSError(f"{path}: {error}") from error
 
 
 def _flush(path: Path) -> None:

@@ -1,43 +1,79 @@
 """train.py: train a network, or go on with a run."""
 
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mfcdm import checkpoint
-from mfcdm.commands.assembly import Prepared, find_start, open_loggers, prepare
+from mfcdm.commands.assembly import Prepared, Start, find_start, open_loggers, prepare
 from mfcdm.commands.classes import class_names, in_turn, title
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import of_classes
 from mfcdm.commands.files import describe, grid, write_samples
+from mfcdm.commands.interrupts import Interrupts
 from mfcdm.commands.sample import draw
-from mfcdm.training.engine import Progress
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.progress import Progress
 from mfcdm.visualize import draw_clouds
 
 
 def train_run(config: dict[str, Any], folder: Path) -> None:
-    """Train as `config` says in `folder`, or go on in the folder that `config["resume"]` names."""
-    start = find_start(config, folder)
+    """Train as `config` says in `folder`, or go on in the folder that `config["resume"]` names.
+
+    Raises:
+        SystemExit: if Ctrl-C or SIGTERM has stopped the run, with the code that a shell gives to it.
+    """
+    start = _start(config, folder)
     run = prepare(start)  # all is built and checked before anything is written
     describe(start.folder, start.config)
     if run.remark:
         say(run.remark)
     trainer, failed = run.trainer, True
-    try:
-        with warnings_as_lines():
-            if trainer.fabric.is_global_zero:
-                for logger in open_loggers(start, trainer.step):
-                    trainer.loggers.append(logger)
-            with Meter("training") as meter:
-                last = trainer.run(_observer(meter, trainer.options))
+    interrupts = Interrupts(trainer.stop)
+    with warnings_as_lines():
+        try:
+            with interrupts:
+                last = _train(run, start)
             say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
-            if start.config["num_pictured"]:
+            if start.config["num_pictured"] and interrupts.name is None:
                 _picture(checkpoint.load(last, trust=start.trust), run)
-        failed = False
-    finally:
-        for logger in trainer.loggers:
-            logger.close(failed)
+            failed = interrupts.name is not None
+        finally:
+            trainer.loggers.close(failed)
+    if interrupts.name is not None:
+        resume = f"python train.py resume={shlex.quote(str(start.folder))}"
+        say(f"mfcdm: stopped by {interrupts.name} after step {trainer.step}, in {last}; {resume} goes on")
+        raise SystemExit(interrupts.code)
+
+
+def _start(config: dict[str, Any], folder: Path) -> Start:
+    """Where the run begins, once what a killed part of it left half-written is gone; says what is not as expected."""
+    if config.get("resume") is None:
+        return find_start(config, folder)
+    folder = Path(str(config["resume"]))
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir():
+        checkpoint.remove_leftovers(checkpoints)
+    newest = checkpoint.newest(checkpoints)
+    for path in sorted(checkpoints.glob("step-*")):
+        if newest is None or path.name > newest.name:
+            say(f"{path} is not whole, and left out: {checkpoint.fault(path)}")
+    if newest is None and (folder / "config.yaml").is_file() and not list(checkpoints.glob("step-*")):
+        say(f"{folder} was left before its first checkpoint: it begins anew, with its own configuration")
+        return replace(find_start(checkpoint.read_config(folder) | {"resume": None}, folder), trust=config["trust"])
+    return find_start(config, folder)
+
+
+def _train(run: Prepared, start: Start) -> Path:
+    """Open the loggers and train; the last checkpoint."""
+    trainer = run.trainer
+    if trainer.fabric.is_global_zero:
+        for logger in open_loggers(start, trainer.step):
+            trainer.loggers.append(logger)
+    with Meter("training") as meter:
+        return trainer.run(_observer(meter, trainer.options))
 
 
 def _observer(meter: Meter, options: TrainerOptions) -> Callable[[Progress], None]:

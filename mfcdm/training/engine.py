@@ -1,10 +1,11 @@
 """The training loop: one level and one batch a step, on whatever device Fabric finds."""
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,31 +15,17 @@ from torch import Tensor, nn
 from mfcdm import checkpoint
 from mfcdm.datasets.clouds import Normalization
 from mfcdm.objective import Loss, MeanFieldScoreMatching
+from mfcdm.training.audience import Audience
 from mfcdm.training.batches import Batches
 from mfcdm.training.ema import EMA
+from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
 from mfcdm.training.optimizers import build_optimizers, load_moments, read_moments
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.progress import Observer, Progress
 from mfcdm.training.record import LossRecord
+from mfcdm.training.refusals import Refusals, RefusedStep
 from mfcdm.training.validation import Scores, Validation
-
-MAX_REFUSED = 20  # steps refused in a row before a run gives up: its weights have left the region where it can learn
-MAX_COST = 0.05  # of the time of a run bounded by minutes, for validations before its end
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What an observer of a run sees after each step, and during a validation."""
-
-    step: int
-    share: float  # of the run's bound that is done, in [0, 1]
-    level: int
-    loss: float
-    seconds: float  # of the run so far, over all its parts
-    validated: float | None = None  # share of a validation that is done, None while training
-
-
-Observer = Callable[[Progress], None]
 
 
 class Trainer:
@@ -56,6 +43,9 @@ class Trainer:
         categories: names of the classes.
         fabric: devices and precision.
         validation: scores the averaged weights now and then; None for never.
+
+    Raises:
+        ValueError: if the run is to stop when its validations are flat, and there are none.
     """
 
     def __init__(
@@ -74,72 +64,80 @@ class Trainer:
     ) -> None:
         self.objective, self.batches, self.normalization = objective, batches, normalization
         self.options, self.config, self.folder = options, config, folder
-        self.loggers, self.categories, self.validation = list(loggers), categories, validation
+        self.loggers, self.categories = Audience(loggers), categories
+        self.judge = Judge(validation, options)
         self.fabric = fabric or Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
         self.fabric.launch()
         self.raw = network
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
         self.network, *self.optimizers = self.fabric.setup(network, *self.raw_optimizers)
         self.ema = EMA(self.raw, options.ema_decay)
-        self.step, self.seconds, self.refused, self.refused_in_all = 0, 0.0, 0, 0
+        self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
-        self.validations: list[float] = []  # seconds that each took, since the start or the resumption
-        self.best: dict[str, Any] | None = None  # {"step": int, "score": |1-NNA - 1/2|} of the best validation so far
+        self.refusals = Refusals()
+        self.stopping = False
+        self._begun = 0.0
+
+    def stop(self) -> None:
+        """Have `run` finish its step, write a checkpoint and return; a validation is left to the resumed run.
+
+        It only sets a flag, so a signal's handler or another thread may call it.
+        """
+        self.stopping = True
 
     def run(self, observe: Observer | None = None) -> Path:
-        """Train to the bound and return the last checkpoint's folder.
+        """Train to the bound, or until `stop` is called, and return the last checkpoint's folder.
 
         Args:
             observe: called after every step, and during a validation.
 
         Raises:
             FloatingPointError: if steps go on being refused, or the weights overflow; the last whole checkpoint stays.
+            OSError: if the last checkpoint cannot be written; earlier ones that cannot are a warning.
         """
-        record, saved_at = LossRecord(), self.step if self.checkpoint_folder(self.step).is_dir() else -1
+        observe = observe or (lambda _: None)
+        self.saved_at = self.step if self.checkpoint_folder(self.step).is_dir() else -1
         self.network.train()
-        now = self.clock()
-        begun, recorded_at, recorded_step = now - self.seconds, now, self.step
-        while (before := self.share()) < 1.0:
+        record, now = LossRecord(), self.clock()
+        self._begun, recorded_at, recorded_step = now - self.seconds, now, self.step
+        if (values := self.judge.unfinished) is not None and not self.stopping:
+            progress, self.judge.unfinished = Progress(self.step, self.share(), 0, math.nan, self.seconds), None
+            self.saved_at = -1  # without the validation
+            self._conclude(values, self._validate(values, progress, observe), validated=True)
+            recorded_at = self.clock()
+        while not (self.ended() or self.stopping):
+            before = self.share()
             loss, applied = self._step()
             self.step += 1
-            self.seconds = self.clock() - begun
+            self.seconds = self.clock() - self._begun
+            values = {}
             if applied:
                 record.add(loss, self.objective.sde.log_snr(loss.t))
-            values: dict[str, float] = {}
-            if not applied:
-                values |= {"refused": self.refused_in_all, "refused/level": loss.level}
+            else:
+                values |= {"refused": self.refusals.in_all, "refused/level": loss.level}
             progress = Progress(self.step, self.share(), loss.level, float(loss.total.detach()), self.seconds)
-            if observe is not None:
-                observe(progress)
-            validates, scores = self._due(before), None
-            if validates:
-                scores = self._validate(progress, observe)
-                values |= {"validation/failed": 1} if scores is None else scores.values
-                self.validations.append(self.clock() - begun - self.seconds)
-                recorded_at += self.validations[-1]  # no time of the steps
-                self.seconds += self.validations[-1]
-            ended = self.share() >= 1.0
-            if self.step % self.options.log_every == 0 or ended:
+            observe(progress)
+            scores, validated = None, self.judge.due(self.step, before, self.share(), self.seconds)
+            if validated:
+                scores = self._validate(values, progress, observe)
+                recorded_at += self.judge.durations[-1]  # no time of the steps
+            if self.step % self.options.log_every == 0 or self.ended() or self.stopping:
                 now = self.clock()
                 speed = (self.step - recorded_step) / (now - recorded_at)
                 values |= record.flush()
                 values |= {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
-            if values:
-                for logger in self.loggers:  # one record a step, whatever it holds
-                    logger.log(self.step, values)
-            if scores is not None:
-                self._show(scores)
-            if self.refused >= MAX_REFUSED:
-                what = f"{self.refused} steps in a row had a non-finite loss or gradient"
-                times = f"t from {float(loss.t.min()):.4f} to {float(loss.t.max()):.4f}"
-                self._give_up(f"{what}, the last at step {self.step}, level {loss.level}, {times}")
-            if validates or self.step % self.options.checkpoint_every == 0:
+            self._conclude(values, scores, validated)
+        if self.saved_at != self.step:
+            try:
                 self.save()
-                saved_at = self.step
-        if saved_at != self.step:
-            self.save()
+            except OSError as error:
+                raise OSError(self._unwritten(error)) from error
         return self.checkpoint_folder(self.step)
+
+    def ended(self) -> bool:
+        """Whether the run has reached its bound, or a plateau where it is to end there."""
+        return self.share() >= 1.0 or self.judge.satisfied
 
     def share(self) -> float:
         """Share of the run that is done: of its steps or of its minutes, whichever is further."""
@@ -147,7 +145,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Of the next step."""
-        return self.options.rate(self.step, self.share())
+        return self.options.rate(self.step, self.share()) * self.refusals.rate
 
     def averaged(self) -> nn.Module:
         """A copy of the network with the averaged weights."""
@@ -169,61 +167,67 @@ class Trainer:
             if self.ema.updates == 0:  # nothing is learned yet: the mistake is in what was given
                 raise
             # An overflow in the weights, as in a bandwidth exp(w), is refused inside the network before it is a loss.
-            self._give_up(f"the network broke down at step {self.step + 1}, level {draw.level}: {error}")
+            refused = RefusedStep(self.step + 1, draw.level, draw.t.tolist(), self.batches.indices(self.step).tolist())
+            told = self.refusals.refuse(refused, self.folder, self.batches.seed)
+            self._give_up(f"the network broke down at {refused}: {error}", told)
         self.fabric.backward(loss.total)
         norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.options.gradient_clip)
         # One non-finite number in the gradient would put NaN into every weight; such a step is not applied.
         if not (bool(norm.isfinite()) and bool(loss.total.isfinite())):
-            self.refused += 1
-            self.refused_in_all += 1
+            refused = RefusedStep.of(self.step + 1, self.batches.indices(self.step), loss, float(norm))
+            told = self.refusals.refuse(refused, self.folder, self.batches.seed)
+            if self.refusals.hopeless:
+                self._give_up(f"{self.refusals}, the last at {refused}", told)
+            if self.refusals.in_all == 1:
+                warnings.warn(f"skipped for its non-finite loss or gradient: {refused}; {told}", stacklevel=2)
             return loss, False
         for optimizer in self.optimizers:
             optimizer.step()
         self.ema.update(self.raw)
-        self.refused = 0
+        self.refusals.apply()
         return loss, True
 
-    def _give_up(self, what: str) -> NoReturn:
-        raise FloatingPointError(f"{what}; lower trainer.learning_rate, or look for outliers in the data")
+    def _give_up(self, *what: str) -> NoReturn:
+        raise FloatingPointError("; ".join([*what, "lower trainer.learning_rate, or look for outliers in the data"]))
 
-    def _due(self, before: float) -> bool:
-        """Whether to validate after this step, at whose beginning the share of the run was `before`."""
-        if self.validation is None or not self.validation.options.due(self.step, before, self.share()):
-            return False
-        if self.options.max_minutes is None or self.validation.options.every >= 1 or self.share() >= 1.0:
-            return True  # a function of the step alone
-        cost = sum(self.validations) + sum(self.validations[-1:])  # once more
-        return cost <= MAX_COST * self.seconds
+    def _validate(self, values: dict[str, float], progress: Progress, observe: Observer) -> Scores | None:
+        """Score the averaged weights, and put what is found into a record; a stop leaves both to the resumed run."""
 
-    def _validate(self, progress: Progress, observe: Observer | None) -> Scores | None:
-        """Score the averaged weights; None where they cannot draw."""
-        assert self.validation is not None
-
-        def advance(done: int, total: int) -> None:
-            if observe is not None:
-                observe(replace(progress, validated=done / total))
+        def go_on(validated: float) -> bool:
+            observe(replace(progress, validated=validated))
+            return not self.stopping
 
         try:
-            scores = self.validation(self.averaged(), advance)
-        except (FloatingPointError, ValueError) as error:  # weights that cannot draw yet may still learn to
-            warnings.warn(f"the validation at step {self.step} failed: {error}", stacklevel=2)
-            return None
-        if self.best is None or scores.error <= self.best["score"]:
-            self.best = {"step": self.step, "score": scores.error}
-        return scores
+            return self.judge.validate(self.step, self.averaged(), values, go_on)
+        finally:
+            self.judge.durations.append(self.clock() - self._begun - self.seconds)
+            self.seconds += self.judge.durations[-1]
 
-    def _show(self, scores: Scores) -> None:
-        """Draw what a validation generated, and hand it to the loggers."""
-        assert self.validation is not None
-        picture = self.validation.draw(self.folder / "samples" / f"step-{self.step:08d}.png", scores)
-        for logger in self.loggers:
-            logger.clouds(self.step, "samples", list(scores.clouds), picture)
+    def _conclude(self, values: dict[str, float], scores: Scores | None, validated: bool) -> None:
+        """Hand on the record and the clouds of a step, and write a checkpoint where one is due."""
+        if values and self.judge.unfinished is None:  # one record a step, whatever it holds
+            self.loggers.log(self.step, values)
+        picture = self.folder / "samples" / f"step-{self.step:08d}.png"
+        if scores is not None and self.judge.draw(picture, scores):
+            self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
+        due = validated or self.step % self.options.checkpoint_every == 0
+        if due and not (self.ended() or self.stopping):  # `run` writes the last one
+            try:
+                self.save()
+            except OSError as error:  # later ones may find room
+                warnings.warn(f"{self._unwritten(error)}; the run goes on", stacklevel=2)
+
+    def _unwritten(self, error: OSError) -> str:
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        kept = "there is no earlier one" if newest is None else f"the newest whole one is {newest}"
+        return f"the checkpoint of step {self.step} could not be written ({error.strerror or error}); {kept}"
 
     def save(self) -> Path:
-        """Write a checkpoint of this step, and point `last` at it, and `best` where it is the best so far.
+        """Write a checkpoint of this step, point `last` at it, and `best` where it is the best so far; remove old ones.
 
         Raises:
             FloatingPointError: if a weight is not finite.
+            OSError: if it cannot be written.
         """
         for name, weight in self.raw.state_dict().items():
             if not bool(weight.isfinite().all()):
@@ -234,9 +238,9 @@ class Trainer:
         numbers = {
             "seconds": self.seconds,
             "ema_updates": self.ema.updates,
-            "refused": self.refused_in_all,
+            "refusals": self.refusals.numbers(),
             "seed": self.batches.seed,
-            "best": self.best,
+            **self.judge.numbers(),
         }
         folder = checkpoint.save(
             self.checkpoint_folder(self.step),
@@ -248,9 +252,11 @@ class Trainer:
             categories=self.categories,
         )
         self._point_at(folder)
-        is_best = self.best is not None and self.best["step"] == self.step
-        for logger in self.loggers:
-            logger.checkpoint(folder, ("latest", "best") if is_best else ("latest",))
+        self.saved_at = self.step
+        is_best = self.judge.best is not None and self.judge.best["step"] == self.step
+        self.loggers.checkpoint(folder, ("latest", "best") if is_best else ("latest",))
+        if self.options.keep_last:
+            checkpoint.prune(folder.parent, self.options.keep_last)
         return folder
 
     def resume(self, folder: Path) -> None:
@@ -266,8 +272,10 @@ class Trainer:
         load_moments(self.raw, self.raw_optimizers, _under(state.tensors, "optimizer."))
         self.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
         self.step = checkpoint.read_state(folder)["step"]
-        self.seconds, self.refused_in_all = state.numbers["seconds"], state.numbers["refused"]
-        self.best = state.numbers.get("best")
+        numbers = state.numbers
+        self.seconds = numbers["seconds"]
+        self.refusals = Refusals(**numbers["refusals"]) if "refusals" in numbers else Refusals(numbers["refused"])
+        self.judge.load(numbers)
         checkpoint.remove_leftovers(folder.parent)
         self._point_at(folder)  # a process killed just after it wrote the checkpoint has not
 
@@ -277,7 +285,7 @@ class Trainer:
 
     def _point_at(self, folder: Path) -> None:
         checkpoint.point_at(folder, "last")
-        if self.best is not None and (best := self.checkpoint_folder(self.best["step"])).is_dir():
+        if self.judge.best is not None and (best := self.checkpoint_folder(self.judge.best["step"])).is_dir():
             checkpoint.point_at(best, "best")
 
     def _moved(self, tensor: Tensor | None) -> Tensor | None:

@@ -27,6 +27,9 @@ class TrainerOptions:
         gradient_clip: largest norm of the gradient.
         log_every: steps between records.
         checkpoint_every: steps between checkpoints.
+        keep_last: so many of the newest checkpoints stay; `best`, and what any other link beside them points to, stays
+            besides. 0 keeps all.
+        stop_when_flat: ends the run after `validation.patience` validations without an improvement.
         accelerator: "auto", "cpu" or "cuda".
         precision: of Fabric.
 
@@ -45,6 +48,8 @@ class TrainerOptions:
     gradient_clip: float = 1.0
     log_every: int = 50
     checkpoint_every: int = 1000
+    keep_last: int = 0
+    stop_when_flat: bool = False
     accelerator: str = "auto"
     precision: Precision = "32-true"
 
@@ -62,7 +67,7 @@ class TrainerOptions:
                 raise ValueError(f"trainer.{name} must be > 0 and finite, got {value}")
         if self.learning_rate > MAX_RATE:
             raise ValueError(f"trainer.learning_rate must be at most {MAX_RATE:g}, got {self.learning_rate}")
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "weight_decay", "keep_last"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
 

@@ -35,6 +35,7 @@ class ValidationOptions:
             A run bounded by minutes leaves out those of a share that would take it over 5 % of its time.
         num_clouds: generated and held-out clouds to compare, at most; 0 for no validation.
         num_steps: of the sampler, at least one a level.
+        patience: validations without an improvement beyond their interval after which a run says so; 0 for never.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -43,6 +44,7 @@ class ValidationOptions:
     every: float = 0.2
     num_clouds: int = 32
     num_steps: int = 25
+    patience: int = 5
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
@@ -54,6 +56,8 @@ class ValidationOptions:
             raise ValueError(f"validation.num_clouds must be 0 or at least {MIN_CLOUDS}, got {self.num_clouds}")
         if self.num_steps < 1:
             raise ValueError(f"validation.num_steps must be >= 1, got {self.num_steps}")
+        if self.patience < 0:
+            raise ValueError(f"validation.patience must be >= 0, got {self.patience}")
 
     def due(self, step: int, before: float, after: float) -> bool:
         """Whether to validate after `step` steps, the last of which took the share of the run from before to after."""
@@ -73,9 +77,20 @@ class Scores:
     clouds: Tensor  # (B, N, D) generated, in the data's coordinates
 
     @property
+    def score(self) -> float:
+        """1-NNA."""
+        return self.values["validation/1nna-cd"]
+
+    @property
     def error(self) -> float:
         """|1-NNA - 1/2|: 0 is best, and below 1/2 the clouds are copies of the held-out ones."""
-        return abs(self.values["validation/1nna-cd"] - 0.5)
+        return abs(self.score - 0.5)
+
+    @property
+    def error_interval(self) -> tuple[float, float]:
+        """Least and largest |s - 1/2| for s in the interval of the 1-NNA."""
+        low, high = (self.values[f"validation/1nna-cd/{end}"] - 0.5 for end in ("low", "high"))
+        return max(0.0, low, -high), max(abs(low), abs(high))
 
 
 class Validation:

@@ -55,9 +55,12 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_checkpoints(start, tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.count("mfcdm: stopped by Ctrl-C") == 1
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
+    step = checkpoint.load(newest).step
+    assert f"mfcdm: stopped by Ctrl-C after step {step}, in {newest}; python train.py resume={folder} goes on\n" in err
+    assert err.count("mfcdm: ") == 1
+    assert (folder / "checkpoints" / "last").resolve() == newest
     assert checkpoint.load(newest).step == checkpoint.load_training(newest).numbers["ema_updates"]
     assert not list((folder / "checkpoints").glob(".*"))
 
@@ -79,18 +82,23 @@ def test_new_run_does_not_mix_with_an_old_one(run, call):
 
 
 def test_a_run_of_an_earlier_version_goes_on(run, call, tmp_path):
-    """Its configuration knows no validation and no logger, and its state no best."""
+    """Its configuration knows no validation, no logger and no pruning, and its state no best and no back-off."""
     copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
     last = copy / "checkpoints" / "last"
     config = yaml.safe_load((last / "config.yaml").read_text())
     del config["validation"], config["logger"]
-    (last / "config.yaml").write_text(yaml.safe_dump(config | {"trainer": config["trainer"] | {"max_steps": 5}}))
+    trainer = {key: value for key, value in config["trainer"].items() if key not in ("keep_last", "stop_when_flat")}
+    trainer |= {"max_steps": 7, "checkpoint_every": 1}
+    (last / "config.yaml").write_text(yaml.safe_dump(config | {"trainer": trainer}))
     state = json.loads((last / "state.json").read_text())
-    del state["training"]["best"]
+    for key in ("best", "plateau", "unfinished", "refusals"):
+        del state["training"][key]
+    state["training"]["refused"] = 0
     (last / "state.json").write_text(json.dumps(state))
     ended = call("train", f"resume={copy}")
     assert ended.code == 0, ended.err
-    assert (copy / "checkpoints" / "last").resolve().name == "step-00000005"
+    assert (copy / "checkpoints" / "last").resolve().name == "step-00000007"
+    assert len(list((copy / "checkpoints").glob("step-*"))) == 5  # 2, 4, 5, 6, 7: it was promised that all stay
     assert "validation" not in ended.err
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mfcdm import checkpoint
-from mfcdm.training import engine
+from mfcdm.training import refusals
 from mfcdm.training.loggers import JsonLines
 from mfcdm.training.options import TrainerOptions
 from tests.laws import generator, three_shapes
@@ -52,7 +52,7 @@ def test_a_step_that_turns_non_finite_is_refused_and_reported(tmp_path):
     with JsonLines(tmp_path / "metrics.jsonl") as log:
         run = trainer(tmp_path, poison=[0], loggers=[log], log_every=1)
         run.run()
-    assert run.refused_in_all == sum(0 in run.batches.indices(step) for step in range(6)) > 0
+    assert run.refusals.in_all == sum(0 in run.batches.indices(step) for step in range(6)) > 0
     assert all(bool(weight.isfinite().all()) for weight in run.raw.state_dict().values())
     found = records(tmp_path)
     assert [record["step"] for record in found] == [1, 2, 3, 4, 5, 6]  # one record a step, also of a refused one
@@ -63,7 +63,7 @@ def test_a_step_that_turns_non_finite_is_refused_and_reported(tmp_path):
 
 
 def test_a_run_that_refuses_every_step_stops_with_a_diagnosis(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "MAX_REFUSED", 3)
+    monkeypatch.setattr(refusals, "MAX_REFUSED", 3)
     with pytest.raises(FloatingPointError, match=r"3 steps in a row .* the last at step 3, level"):
         trainer(tmp_path, poison=range(12)).run()
 

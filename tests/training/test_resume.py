@@ -53,11 +53,11 @@ def test_a_resumed_run_validates_and_knows_its_best(tmp_path):
     (cut / "best").unlink()  # as if it was killed before
     resumed = trainer(tmp_path / "cut", validation=validation())
     resumed.resume(checkpoint.newest(cut))
-    assert resumed.best == {"step": 3, "score": resumed.best["score"]}
+    assert resumed.judge.best == {"step": 3, "score": resumed.judge.best["score"]}
     assert (cut / "best").resolve().name == "step-00000003"
-    resumed.best["score"] = 0.0  # nothing that follows is better
+    resumed.judge.best["score"] = 0.0  # nothing that follows is better
     resumed.run()
-    assert resumed.best == {"step": 3, "score": 0.0}
+    assert resumed.judge.best == {"step": 3, "score": 0.0}
     assert (cut / "best").resolve().name == "step-00000003"
     assert (cut / "last").resolve().name == "step-00000006"
     assert equal(state(whole), state(resumed))

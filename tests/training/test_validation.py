@@ -210,9 +210,9 @@ def test_the_best_is_the_nearest_to_one_half_and_of_equals_the_newer(tmp_path):
     run = trainer(tmp_path, validation=Scripted(), loggers=[logger])
     run.run()
     assert [step for step, (_, aliases) in enumerate(logger.kept, 1) if "best" in aliases] == [1, 2, 4]
-    assert run.best == {"step": 4, "score": pytest.approx(0.1)}
+    assert run.judge.best == {"step": 4, "score": pytest.approx(0.1)}
     assert (tmp_path / "checkpoints" / "best").resolve().name == "step-00000004"
-    assert checkpoint.load_training(tmp_path / "checkpoints" / "last").numbers["best"] == run.best
+    assert checkpoint.load_training(tmp_path / "checkpoints" / "last").numbers["best"] == run.judge.best
 
 
 def test_a_run_bounded_by_minutes_spends_a_twentieth_of_its_time_on_validations(tmp_path):
@@ -220,23 +220,23 @@ def test_a_run_bounded_by_minutes_spends_a_twentieth_of_its_time_on_validations(
 
     def due(share: float) -> bool:
         run.seconds = 600 * share
-        return run._due(share - 0.01)
+        return run.judge.due(run.step, share - 0.01, share, run.seconds)
 
-    run.validations = []
+    run.judge.durations = []
     assert due(0.1)  # nothing is known yet
-    run.validations = [6.0]
+    run.judge.durations = [6.0]
     assert not due(0.2)  # 6 + 6 of 120 seconds: a tenth
     assert not due(0.35)  # not at any other time either
     assert due(0.4)  # 12 of 240
-    run.validations = [6.0, 100.0]
+    run.judge.durations = [6.0, 100.0]
     assert not due(0.9)
     assert due(1.0)  # the end always counts
-    run.validation = validation(every=7)
+    run.judge.validation = validation(every=7)
     run.step = 14
     assert due(0.5)  # steps are what the user asked for
     steps = trainer(tmp_path, validation=validation(every=0.1), max_steps=10)
-    steps.validations, steps.step = [1e6], 3
-    assert steps._due(0.2)  # a run bounded by steps is deterministic
+    steps.judge.durations = [1e6]
+    assert steps.judge.due(3, 0.2, 0.3, 0.0)  # a run bounded by steps is deterministic
 
 
 def test_a_validation_that_fails_is_said_and_does_not_end_the_run(tmp_path):
@@ -250,7 +250,7 @@ def test_a_validation_that_fails_is_said_and_does_not_end_the_run(tmp_path):
     with pytest.warns(UserWarning, match="the validation at step [36] failed: non-finite particles"):
         run.run()
     assert [step for step, values in logger.logged if values.get("validation/failed")] == [3, 6]
-    assert run.best is None
+    assert run.judge.best is None
     assert not (tmp_path / "checkpoints" / "best").exists()
 
 

@@ -1,0 +1,125 @@
+"""Steps whose loss or gradient is not finite: they are not applied, the learning rate backs off, and many end a run."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mfcdm.atomic import whole
+from mfcdm.objective import Loss
+
+MAX_REFUSED = 20  # steps refused in a row before a run gives up: its weights have left the region where it can learn
+MAX_HALVINGS = 6  # of the learning rate
+CALM = 50  # applied steps after which the rate doubles again
+MAX_NAMED = 16  # clouds in a sentence
+
+
+@dataclass(frozen=True)
+class RefusedStep:
+    """What a step needs to be repeated: `Batches.at(step - 1)`, with its generator, draws the same level, t and noise.
+
+    Args:
+        step: of the run, from 1 on, as in its records.
+        level: of the objective.
+        t: a cloud, (B,).
+        indices: of the clouds in the training set, (B,).
+        loss: a cloud, (B,); nothing where the network broke down before it had a loss.
+        gradient_norm: NaN where there is none.
+    """
+
+    step: int
+    level: int
+    t: Sequence[float]
+    indices: Sequence[int]
+    loss: Sequence[float] = ()
+    gradient_norm: float = math.nan
+
+    @classmethod
+    def of(cls, step: int, indices: Tensor, loss: Loss, gradient_norm: float) -> "RefusedStep":
+        """The step with a loss."""
+        losses = loss.score_matching.tolist()
+        return cls(step, loss.level, loss.t.tolist(), indices.tolist(), losses, gradient_norm)
+
+    def __str__(self) -> str:
+        named = ", ".join(str(index) for index in self.indices[:MAX_NAMED])
+        more = f" and {len(self.indices) - MAX_NAMED} more" if len(self.indices) > MAX_NAMED else ""
+        times = f"t from {min(self.t):.4f} to {max(self.t):.4f}"
+        return f"step {self.step}, level {self.level}, {times}, clouds {named}{more}"
+
+
+@dataclass
+class Refusals:
+    """Counts refused steps and says how far the learning rate backs off.
+
+    After n refused steps in a row the rate is 2^-n of the schedule's, at least 2^-6, and doubles after every 50 applied
+    steps until it is the schedule's again. Batches that are refused now and then, for an outlier, so cost at most
+    half of the rate.
+
+    Args:
+        in_all: steps refused.
+        in_a_row: steps refused since the last applied one.
+        halvings: of the learning rate.
+        calm: applied steps since the rate last changed.
+    """
+
+    in_all: int = 0
+    in_a_row: int = 0
+    halvings: int = 0
+    calm: int = 0
+    row: list[RefusedStep] = field(default_factory=list, repr=False)  # the last ones in a row that this process saw
+
+    def refuse(self, step: RefusedStep, folder: Path, seed: int) -> str:
+        """Take note of a step that was not applied, in the run's folder too, and say where."""
+        self.row = [step] if self.in_a_row == 0 else [*self.row, step][-MAX_REFUSED:]
+        self.in_all, self.in_a_row, self.calm = self.in_all + 1, self.in_a_row + 1, 0
+        self.halvings = max(self.halvings, min(self.in_a_row, MAX_HALVINGS))
+        try:
+            return f"{self.write(folder, seed)} has what repeats it"
+        except OSError as error:
+            return f"what repeats it could not be written ({error.strerror or error})"
+
+    def apply(self) -> None:
+        """Take note of a step that was applied."""
+        self.in_a_row, self.calm = 0, self.calm + 1
+        if self.calm == CALM:
+            self.halvings, self.calm = max(0, self.halvings - 1), 0
+
+    @property
+    def rate(self) -> float:
+        """Share of the schedule's learning rate."""
+        return 2.0**-self.halvings
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether to give up."""
+        return self.in_a_row >= MAX_REFUSED
+
+    def __str__(self) -> str:
+        return f"{self.in_a_row} steps in a row had a non-finite loss or gradient"
+
+    def numbers(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("in_all", "in_a_row", "halvings", "calm")}
+
+    def write(self, folder: Path, seed: int) -> Path:
+        """Write the last steps refused in a row to <folder>/refused.json, for replay, and return its path.
+
+        {"seed": of the run, "steps": [...]}: each a `RefusedStep`, its numbers that are not finite as text.
+        """
+        steps = [{name: _plain(value) for name, value in vars(step).items()} for step in self.row]
+        path = folder / "refused.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as scratch:
+            scratch.write_text(json.dumps({"seed": seed, "steps": steps}, indent=1, allow_nan=False))
+        return path
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return [_plain(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
