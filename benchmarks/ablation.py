@@ -162,7 +162,6 @@ def longest_side(x: Tensor) -> float:
 
 def train(overrides: list[str], seconds: float, seed: int, kept: str | None, generated: int) -> dict[str, Any]:
     """Train one variant in this process; its checkpoint stays in the folder `kept`."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         trainer, held_out, source = prepared(overrides, Path(kept or scratch), seconds, seed)
         trainer.run()
@@ -238,6 +237,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # of every run, and so in the hardware's name
     if options.worker:
         print(json.dumps(train(*json.loads(options.worker))))
         return
