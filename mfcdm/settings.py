@@ -44,6 +44,7 @@ class SampleKeys:
     """The keys of sample.yaml."""
 
     sampler: Group
+    protocol: Group
     checkpoint: str
     output: str
     num_clouds: int
@@ -51,6 +52,9 @@ class SampleKeys:
     num_real: int
     class_: str | int | Sequence[str | int] | None  # the key `class`
     guidance: float
+    evaluate: str | None
+    reference_split: str | None
+    log_scores: bool
     seed: int
     batch_size: int
     device: str
@@ -67,6 +71,7 @@ class EvaluateKeys:
     generated_split: str
     reference_split: str | None
     output: str | None
+    run: str | None
     device: str
 
 

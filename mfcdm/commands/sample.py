@@ -11,9 +11,12 @@ from torch import Tensor
 from mfcdm import checkpoint
 from mfcdm.build import build, check_arguments
 from mfcdm.commands.classes import chosen_labels, class_names, in_turn, title
+from mfcdm.commands.comparison import Comparison, recorded_run
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.files import grid, write_ply, write_samples
+from mfcdm.commands.scoring import Opened, read_protocol
+from mfcdm.evaluation import Protocol
 from mfcdm.generate import generate
 from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
@@ -23,21 +26,23 @@ WANDB = "wandb:"  # begins the name of a checkpoint that lies there
 
 
 def sample_run(config: dict[str, Any], folder: Path) -> None:
-    """Draw clouds as `config` says and write them into `folder`."""
+    """Draw clouds as `config` says and write them into `folder`; score them where a file to compare with is given."""
     check_arguments(SampleKeys, config, "")
     check_numbers(config)
     device = check_device(f"device={config['device']}", config["device"])
+    protocol = read_protocol(config["protocol"])
     with warnings_as_lines():
-        model = checkpoint.load(_checkpoint(config["checkpoint"], folder), device, trust=config["trust"])
+        source = _checkpoint(config["checkpoint"], folder)
+        model = checkpoint.load(source, device, trust=config["trust"])
         sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
         check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
-        wanted = config["num_particles"]
-        if wanted is None:
-            wanted = model.subdivision.cardinalities[-1]
-        sizes = [wanted] if isinstance(wanted, int) else wanted
+        sizes = _sizes(config["num_particles"], model)
         guidance = config["guidance"]
         labels = in_turn(chosen_labels(model, config["class"], guidance), config["num_clouds"])
         rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"], labels)
+        comparison = _comparison(config, protocol, device, source)
+        if comparison is not None:
+            comparison.check(model, config["num_clouds"], sizes)
         folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
         seed, batch_size = config["seed"], config["batch_size"]
         clouds = draw(model, sampler, config["num_clouds"], sizes, seed, batch_size, labels, guidance)
@@ -47,6 +52,8 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
     generated, first = grid(clouds), title(class_names(model), labels, guidance)
     draw_clouds(folder / "samples.png", generated + rows, [first, *[""] * (len(generated) - 1), *titles])
     say(f"{len(clouds)} clouds of {_in_words(sizes)} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
+    if comparison is not None:
+        comparison.finish(folder)
 
 
 def draw(
@@ -119,6 +126,21 @@ def _real_rows(
     what, clouds = clouds_to_show(model.config["dataset"], trust, scheme, count, num_points, labels)
     rows = grid(clouds)
     return rows, [what] * bool(rows)
+
+
+def _sizes(wanted: int | Sequence[int] | None, model: checkpoint.Checkpoint) -> Sequence[int]:
+    """The cardinalities that are asked for, that of the training where none is."""
+    if wanted is None:
+        return [model.subdivision.cardinalities[-1]]
+    return [wanted] if isinstance(wanted, int) else wanted
+
+
+def _comparison(config: dict[str, Any], protocol: Protocol, device: str, source: Path) -> Comparison | None:
+    """What `evaluate` asks for, its file read; None where it asks for nothing."""
+    if config["evaluate"] is None:
+        return None
+    reference = Opened.at(config["evaluate"], config["reference_split"] or protocol.split)
+    return Comparison(reference, protocol, device, recorded_run(source) if config["log_scores"] else None)
 
 
 def _checkpoint(name: str, folder: Path) -> Path:

@@ -3,6 +3,6 @@
 from mfcdm.evaluation.protocol import PROTOCOLS, Protocol
 from mfcdm.evaluation.reading import checksum, read_clouds
 from mfcdm.evaluation.report import Report, Score
-from mfcdm.evaluation.scoring import evaluate
+from mfcdm.evaluation.scoring import check_sets, evaluate
 
-__all__ = ["PROTOCOLS", "Protocol", "Report", "Score", "checksum", "evaluate", "read_clouds"]
+__all__ = ["PROTOCOLS", "Protocol", "Report", "Score", "check_sets", "checksum", "evaluate", "read_clouds"]

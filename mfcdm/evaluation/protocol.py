@@ -30,6 +30,8 @@ class Protocol:
         metrics: of "cd", "emd" and "jsd".
         emd: "exact": optimal transport, pairs that cannot be nearest left out by proof; "exact_all_pairs": the full
             matrices, hours for hundreds of clouds; "sinkhorn": a lower bound of the exact one, named so in the keys.
+        emd_floors: whether "exact" also finds the distances that the noise floors of minimum matching distance and
+            coverage need; those of 1-NNA need no others.
         pooling: "full": over whole sets; "batches": scores are averaged over batches of `batch_size` clouds, which
             flatters and is here for comparison with those who do it.
         batch_size: of pooling in batches.
@@ -52,6 +54,7 @@ class Protocol:
     normalization: Scale = "none"
     metrics: Sequence[str] = ("cd", "emd", "jsd")
     emd: Solver = "exact"
+    emd_floors: bool = True
     pooling: Pooling = "full"
     batch_size: int | None = None
     jsd_resolution: int = 28

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from mfcdm.datasets import Clouds
 from mfcdm.evaluation.preparing import Prepared, prepare
 from mfcdm.evaluation.protocol import Protocol
+from mfcdm.evaluation.reading import FEWEST_CLOUDS
 from mfcdm.evaluation.report import Report, Score
 from mfcdm.metrics import (
     Draws,
@@ -24,11 +26,15 @@ from mfcdm.metrics import (
     sinkhorn_emd,
 )
 from mfcdm.metrics.all_pairs import Metric
+from mfcdm.metrics.jackknife import labellings
 from mfcdm.metrics.occupancy import Bounds, occupancies
+from mfcdm.metrics.transport import check_size
 from mfcdm.metrics.two_sample import coverage, minimum_matching_distance, one_nearest_neighbour_accuracy
 
 JACKKNIFE = "delete-one jackknife over both sets"
 BATCHED = "none: averaged over batches"
+
+MAX_FLOOR_PERMUTATIONS = 200  # of labels, for the floors of all scores but 1-NNA: ends of a 95 % range, known to 1.6 %
 
 # Called with the part of the work, and how far it is: (pairs done, pairs in all).
 Progress = Callable[[str, int, int], None]
@@ -65,12 +71,10 @@ def evaluate(
         The report, without files.
 
     Raises:
-        ValueError: if the sets do not fit together or the protocol, or have fewer than 4 clouds.
+        ValueError: as `check_sets`, before anything is computed.
     """
     protocol = Protocol() if protocol is None else protocol
-    sets = prepare(generated, reference, protocol)
-    if len(sets.generated) < 4:
-        raise ValueError(f"scores with intervals need at least 4 clouds on each side, got {len(sets.generated)}")
+    sets = check_sets(generated, reference, protocol)
     scores: list[Score] = []
     seconds: dict[str, float] = {}
     details: dict[str, float] = {}
@@ -94,6 +98,31 @@ def evaluate(
     return Report(protocol, scores, sizes, notes, seconds, details)
 
 
+def check_sets(generated: Clouds, reference: Clouds, protocol: Protocol) -> Prepared:
+    """Both sets as `evaluate` compares them; what it would refuse is refused here, before hours of work.
+
+    Raises:
+        ValueError: if the sets do not fit together or the protocol, have fewer than 4 clouds, or these are too large.
+    """
+    sets = prepare(generated, reference, protocol)
+    if len(sets.generated) < FEWEST_CLOUDS:
+        raise ValueError(
+            f"scores with intervals need at least {FEWEST_CLOUDS} clouds on each side, got {len(sets.generated)}"
+        )
+    if "emd" in protocol.metrics:
+        sizes = {len(points) for clouds in (sets.generated, sets.reference) for points in clouds.points()}
+        for one, other in combinations_with_replacement(sorted(sizes), 2):
+            _check_transport(one, other, protocol)
+    return sets
+
+
+def _check_transport(one: int, other: int, protocol: Protocol) -> None:
+    try:
+        check_size(one, other, exact=protocol.emd != "sinkhorn")
+    except ValueError as error:
+        raise ValueError(f"{error} (protocol.num_points), or leave emd out of protocol.metrics") from error
+
+
 def _remarks(protocol: Protocol) -> Iterator[str]:
     """What a reader has to know about the scores of a protocol."""
     if protocol.pooling == "batches":
@@ -101,8 +130,8 @@ def _remarks(protocol: Protocol) -> Iterator[str]:
             f"scores are averaged over batches of {protocol.batch_size} clouds, which flatters a bad generator; "
             "they cannot be compared with scores over full sets"
         )
-    elif "emd" in protocol.metrics and protocol.emd == "exact":
-        yield "mmd-emd and cov-emd have a noise floor with emd=exact_all_pairs only, which computes all distances"
+    elif "emd" in protocol.metrics and protocol.emd == "exact" and not protocol.emd_floors:
+        yield "mmd-emd and cov-emd have no noise floor (emd_floors=false)"
 
 
 def _distances(
@@ -119,7 +148,12 @@ def _distances(
     lengths_g, lengths_r = sets.generated.lengths, sets.reference.lengths
     if metric == "emd" and protocol.emd == "exact" and protocol.pooling == "full":
         found = nearest_earth_movers(
-            g, r, lengths_generated=lengths_g, lengths_reference=lengths_r, progress=_part(progress, "emd")
+            g,
+            r,
+            lengths_generated=lengths_g,
+            lengths_reference=lengths_r,
+            labellings=labellings(len(g), len(r), _draws(protocol)) if protocol.emd_floors else None,
+            progress=_part(progress, "emd"),
         )
         details |= {"emd_pairs": found.num_pairs, "emd_solved": found.num_solved, "emd_saved": found.share_saved}
         return "emd", _Matrices(found.d_gg, found.d_rr, found.d_gr, nearest_only=True)
@@ -149,9 +183,11 @@ def _measured_error(sets: Prepared) -> dict[str, float]:
 
 def _full(name: str, matrices: _Matrices, protocol: Protocol) -> list[Score]:
     """Scores over the full sets, with intervals and noise floors."""
-    draws = Draws(protocol.confidence, min(200, protocol.num_permutations), protocol.seed)
+    draws, few = _draws(protocol), matrices.nearest_only
+    enough = few and protocol.emd_floors  # for the floors, though most distances are missing
     d_gr, d_gg, d_rr = matrices.d_gr, matrices.d_gg, matrices.d_rr
-    matching, covered = matching_interval(d_gr, d_gg, d_rr, draws), coverage_interval(d_gr, d_gg, d_rr, draws)
+    matching = matching_interval(d_gr, d_gg, d_rr, draws, nearest_only=enough)
+    covered = coverage_interval(d_gr, d_gg, d_rr, draws, nearest_only=enough)
     nearest = one_nearest_neighbour_interval(
         d_gg,
         d_rr,
@@ -159,9 +195,9 @@ def _full(name: str, matrices: _Matrices, protocol: Protocol) -> list[Score]:
         num_permutations=protocol.num_permutations,
         confidence=protocol.confidence,
         generator=torch.Generator().manual_seed(protocol.seed),
-        design="permutation" if matrices.nearest_only else "subsampling",
+        design="permutation" if few else "subsampling",
     )
-    how = "label permutation" if matrices.nearest_only else "subsampling without replacement"
+    how = "label permutation" if few else "subsampling without replacement"
     return [
         _scored(f"mmd-{name}", matching, 0.0),
         _scored(f"cov-{name}", covered, 1.0),
@@ -177,6 +213,11 @@ def _full(name: str, matrices: _Matrices, protocol: Protocol) -> list[Score]:
             0.5,
         ),
     ]
+
+
+def _draws(protocol: Protocol) -> Draws:
+    """How sure intervals are, and the labels that noise floors permute."""
+    return Draws(protocol.confidence, min(MAX_FLOOR_PERMUTATIONS, protocol.num_permutations), protocol.seed)
 
 
 def _scored(key: str, found: Interval, best: float) -> Score:
@@ -223,5 +264,5 @@ def _occupancy_score(sets: Prepared, protocol: Protocol, details: dict[str, floa
         outside="cell",
     )
     details["jsd_generated_outside"] = float(p[:, [p.shape[1] - 1]].sum()) / p.shape[0]
-    found = divergence_interval(p, q, Draws(protocol.confidence, min(200, protocol.num_permutations), protocol.seed))
+    found = divergence_interval(p, q, _draws(protocol))
     return _scored("jsd", found, 0.0)

@@ -7,6 +7,7 @@ from mfcdm.metrics.intervals import OneNearestNeighbourInterval, one_nearest_nei
 from mfcdm.metrics.jackknife import Draws, Interval, coverage_interval, divergence_interval, matching_interval
 from mfcdm.metrics.nearest import NearestDistances, nearest_earth_movers
 from mfcdm.metrics.occupancy import jensen_shannon_divergence
+from mfcdm.metrics.pytorch3d_interop import PyTorch3DMissing, from_pointclouds, to_pointclouds
 from mfcdm.metrics.sinkhorn import Bracket, sinkhorn_emd
 from mfcdm.metrics.sliced import sliced_wasserstein_distance
 from mfcdm.metrics.transport import earth_movers_distance
@@ -18,12 +19,14 @@ __all__ = [
     "Interval",
     "NearestDistances",
     "OneNearestNeighbourInterval",
+    "PyTorch3DMissing",
     "chamfer_distance",
     "coverage",
     "coverage_interval",
     "divergence_interval",
     "earth_movers_distance",
     "f_score",
+    "from_pointclouds",
     "jensen_shannon_divergence",
     "matching_interval",
     "minimum_matching_distance",
@@ -33,4 +36,5 @@ __all__ = [
     "pairwise",
     "sinkhorn_emd",
     "sliced_wasserstein_distance",
+    "to_pointclouds",
 ]

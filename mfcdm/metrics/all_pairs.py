@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mfcdm.metrics.arguments import Array, as_array, check_alike, result_dtype, separate
-from mfcdm.metrics.chamfer import MAX_DIFFERENCES, squared_distances
+from mfcdm.metrics.chamfer import MAX_DIFFERENCES, Backend, check_backend, squared_distances
+from mfcdm.metrics.pytorch3d_interop import pytorch3d_chamfer
 from mfcdm.metrics.sinkhorn import sinkhorn_cost
 from mfcdm.metrics.transport import check_size, transport_cost
 
@@ -25,6 +26,7 @@ MAX_QUERIES = 2**17
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+Cloud = TypeVar("Cloud", Array, Tensor)
 
 
 @torch.no_grad()
@@ -36,6 +38,7 @@ def pairwise(
     lengths_a: Tensor | None = None,
     lengths_b: Tensor | None = None,
     progress: Progress | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Distances between every cloud of one set and every cloud of another, d_ab = metric(a_a, b_b).
 
@@ -51,16 +54,21 @@ def pairwise(
         lengths_a: (A,) rows that each cloud of a owns; padding may be NaN.
         lengths_b: (B,) rows that each cloud of b owns; where b is a, the same as lengths_a.
         progress: called with (done, total), from this thread, as the work goes on.
+        backend: of "cd", as in `chamfer_distance`: "auto", or "pytorch3d" where it is named.
 
     Returns:
         (A, B); float64 if an input is, otherwise float32.
 
     Raises:
-        ValueError: if the metric is unknown, the shapes do not fit, a cloud is empty or too large for an exact
-            earth mover's distance, or a coordinate is not finite.
+        ValueError: if the metric or the backend is unknown or they do not fit, the shapes do not fit, a cloud is empty
+            or too large for an exact earth mover's distance, or a coordinate is not finite.
+        PyTorch3DMissing: if it was named and is not installed.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(map(repr, METRICS))}, but is {metric!r}")
+    check_backend(backend)
+    if backend != "auto" and metric != "cd":
+        raise ValueError(f"backend={backend!r} computes 'cd' alone, but the metric is {metric!r}")
     left, right = separate("a", a, lengths_a), separate("b", b, lengths_b)
     check_alike(a, b)
     symmetric = a is b and _equal(lengths_a, lengths_b)
@@ -68,6 +76,8 @@ def pairwise(
     if metric != "cd":
         cost = transport_cost if metric == "emd" else sinkhorn_cost
         distances = torch.from_numpy(_transport_costs(left, right, symmetric, cost, report))
+    elif backend == "pytorch3d":
+        distances = _chamfer_by_pytorch3d(left, right, symmetric, report)
     elif a.device.type == "cpu":
         distances = torch.from_numpy(_chamfer_by_trees(left, right, symmetric, report))
     else:
@@ -130,9 +140,9 @@ def _to_nearest(targets: Sequence[cKDTree], sources: Sequence[cKDTree], progress
     return np.stack([values for _, values in in_threads(row, targets, progress)])
 
 
-def _blocks(clouds: Iterable[Array]) -> Iterator[list[Array]]:
+def _blocks(clouds: Iterable[Cloud]) -> Iterator[list[Cloud]]:
     """Consecutive clouds together, as many as have at most MAX_QUERIES points, and at least one."""
-    block: list[Array] = []
+    block: list[Cloud] = []
     size = 0
     for cloud in clouds:
         if block and size + len(cloud) > MAX_QUERIES:
@@ -174,6 +184,21 @@ def _one_to_many(x: Tensor, clouds: Sequence[Tensor], rows: int) -> Tensor:
         to_x = torch.minimum(to_x, d_ij.amin(dim=1))
         to_y += d_ij.masked_fill(padding[:, None], torch.inf).amin(dim=2).sum(dim=1)
     return to_y / len(x) + to_x.masked_fill(padding, 0).sum(dim=1) / sizes
+
+
+def _chamfer_by_pytorch3d(a: Sequence[Tensor], b: Sequence[Tensor], symmetric: bool, progress: Progress) -> Tensor:
+    """Chamfer distances from PyTorch3D, (A, B): one cloud against as many at a time as have MAX_QUERIES points."""
+    distances = torch.zeros(len(a), len(b), dtype=torch.float64)
+    for row, x in enumerate(a):
+        column = row if symmetric else 0
+        for block in _blocks(b[column:]):
+            y = torch.nn.utils.rnn.pad_sequence(block, batch_first=True)
+            lengths = torch.tensor([len(cloud) for cloud in block])
+            found = pytorch3d_chamfer(x.expand(len(block), -1, -1), y, lengths_y=lengths)
+            distances[row, column : column + len(block)] = found
+            column += len(block)
+        progress(row + 1, len(a))
+    return distances.triu() + distances.triu(1).T if symmetric else distances
 
 
 def _transport_costs(

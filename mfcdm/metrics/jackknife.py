@@ -69,6 +69,8 @@ def matching_interval(
     d_gg: Tensor | None = None,
     d_rr: Tensor | None = None,
     draws: Draws | None = None,
+    *,
+    nearest_only: bool = False,
 ) -> Interval:
     """`minimum_matching_distance` with an interval; reads the two nearest distances of each cloud.
 
@@ -77,6 +79,8 @@ def matching_interval(
         d_gg: (G, G), for the null range; with infinite distances there is none.
         d_rr: (R, R).
         draws: how sure, and how many permutations.
+        nearest_only: the matrices are those of `nearest_earth_movers` with the `labellings` of the same draws, whose
+            infinite distances no permutation asks for.
 
     Raises:
         ValueError: if a set has one cloud, a matrix does not fit, or a number is out of range.
@@ -90,7 +94,7 @@ def matching_interval(
     loss.index_add_(0, two.indices[0], second - nearest)
     without_g = score + loss / num_reference
     without_r = (num_reference * score - nearest) / (num_reference - 1)
-    null = _permuted(minimum_matching_distance, d_gr, d_gg, d_rr, draws)
+    null = _permuted(minimum_matching_distance, d_gr, d_gg, d_rr, draws, nearest_only)
     return _interval(score, [without_g.cpu().numpy(), without_r.cpu().numpy()], null, np.inf, draws)
 
 
@@ -99,6 +103,8 @@ def coverage_interval(
     d_gg: Tensor | None = None,
     d_rr: Tensor | None = None,
     draws: Draws | None = None,
+    *,
+    nearest_only: bool = False,
 ) -> Interval:
     """`coverage` with an interval; arguments as in `matching_interval`."""
     draws = draws or Draws()
@@ -115,7 +121,7 @@ def coverage_interval(
     for r in range(num_reference):  # those whose only nearest is r go to their second nearest
         gained = second[nearest[:, r] & alone].any(axis=0) & (times == 0)
         without_r[r] = ((times > 0).sum() - (times[r] > 0) + gained.sum()) / (num_reference - 1)
-    null = _permuted(coverage, d_gr, d_gg, d_rr, draws)
+    null = _permuted(coverage, d_gr, d_gg, d_rr, draws, nearest_only)
     return _interval(score, [without_g, without_r], null, 1.0, draws)
 
 
@@ -138,9 +144,8 @@ def divergence_interval(p: csr_array, q: csr_array, draws: Draws | None = None) 
     leave_one_out = [_without_each(p, mean_p, mean_q), _without_each(q, mean_q, mean_p)]
     total = mean_p * p.shape[0] + mean_q * q.shape[0]
     null = []
-    for kept in _relabellings(p.shape[0], p.shape[0] + q.shape[0], draws):
-        z = np.zeros(p.shape[0] + q.shape[0])
-        z[kept.numpy()] = 1.0
+    for labels in labellings(p.shape[0], q.shape[0], draws):
+        z = labels.double().numpy()
         first = p.T @ z[: p.shape[0]] + q.T @ z[p.shape[0] :]
         # what is left of a cell that is all the first set's may round below 0
         null.append(float(divergence(first / p.shape[0], np.maximum(total - first, 0) / q.shape[0])))
@@ -165,28 +170,32 @@ def _permuted(
     d_gg: Tensor | None,
     d_rr: Tensor | None,
     draws: Draws,
+    nearest_only: bool,
 ) -> list[float]:
-    """Scores under random labels, as many of each as there are; none where distances are missing or infinite."""
+    """Scores under random labels, as many of each as there are; none where distances are missing."""
     if d_gg is None or d_rr is None:
         return []
     num_generated, num_reference = _sizes(d_gr)
     if tuple(d_gg.shape) != (num_generated,) * 2 or tuple(d_rr.shape) != (num_reference,) * 2:
         raise ValueError(f"d_gr {tuple(d_gr.shape)} does not fit {tuple(d_gg.shape)} and {tuple(d_rr.shape)}")
     joint = torch.cat([torch.cat([d_gg, d_gr], dim=1), torch.cat([d_gr.T, d_rr], dim=1)]).double().cpu()
-    if not bool(joint.isfinite().all()):
+    if not nearest_only and not bool(joint.isfinite().all()):
         return []
-    null = []
-    for kept in _relabellings(num_generated, len(joint), draws):
-        rest = torch.ones(len(joint), dtype=torch.bool)
-        rest[kept] = False
-        null.append(score(joint[kept][:, rest]))
-    return null
+    return [score(joint[first][:, ~first]) for first in labellings(num_generated, num_reference, draws)]
 
 
-def _relabellings(count: int, total: int, draws: Draws) -> list[Tensor]:
-    """Random sets of `count` of `total` clouds."""
+def labellings(num_generated: int, num_reference: int, draws: Draws) -> Tensor:
+    """The permutations of the labels that null ranges are made of.
+
+    Returns:
+        (P, G + R) bool, True for the G clouds that are called generated.
+    """
     generator = torch.Generator().manual_seed(draws.seed)
-    return [torch.randperm(total, generator=generator)[:count] for _ in range(draws.num_permutations)]
+    total = num_generated + num_reference
+    labels = torch.zeros(draws.num_permutations, total, dtype=torch.bool)
+    for row in labels:
+        row[torch.randperm(total, generator=generator)[:num_generated]] = True
+    return labels
 
 
 def _interval(score: float, leave_one_out: list[Array], null: list[float], largest: float, draws: Draws) -> Interval:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mfcdm.metrics.all_pairs import Progress, in_threads, silence
 from mfcdm.metrics.arguments import Array, as_array, check_alike, result_dtype, separate
 from mfcdm.metrics.duals import rising_bounds
-from mfcdm.metrics.transport import WORTH_POTENTIALS, check_size, transport_cost
+from mfcdm.metrics.transport import WORTH_POTENTIALS, Indices, check_size, transport_cost
 
 # A bound within rounding of the limit proves nothing; a share of the largest coordinate.
 SLACK = 1e-9
@@ -55,6 +55,7 @@ def nearest_earth_movers(
     lengths_generated: Tensor | None = None,
     lengths_reference: Tensor | None = None,
     num_nearest: int = 2,
+    labellings: Tensor | None = None,
     progress: Progress | None = None,
 ) -> NearestDistances:
     """Earth mover's distances of every cloud to its nearest clouds, equal to those of the full matrices.
@@ -62,6 +63,9 @@ def nearest_earth_movers(
     Exact and complete for: each cloud's nearest cloud in both sets together, and its `num_nearest` nearest in the other
     set, all ties included. So 1-NNA, minimum matching distance and coverage, and their intervals by label permutation
     and jackknife, are those of the full matrices from `pairwise`; what needs more neighbours has to use these.
+
+    With `labellings`, minimum matching distance and coverage are those of the full matrices under each of them too, and
+    so are null ranges. They take each cloud's nearest of the other label, which is among its few nearest.
 
     A pair is solved only if no lower bound exceeds both clouds' current distances to their nearest: first the centroids
     and the Wasserstein distances of projections, then dual potentials of rising quality (`rising_bounds`), whose last
@@ -73,6 +77,7 @@ def nearest_earth_movers(
         lengths_generated: (G,) rows that each generated cloud owns; padding may be NaN.
         lengths_reference: (R,) rows that each reference cloud owns.
         num_nearest: in the other set, >= 1.
+        labellings: (P, G + R) bool, ways to divide all clouds, the generated ones first, into two; none by default.
         progress: called with (pairs settled, all pairs), from this thread, as the work goes on.
 
     Returns:
@@ -93,7 +98,12 @@ def nearest_earth_movers(
     for size in sizes:
         for other in sizes:
             check_size(size, other)
-    search = _Search(clouds, len(left), num_nearest)
+    if labellings is not None and (labellings.dtype != torch.bool or labellings.shape[1:] != (len(clouds),)):
+        raise ValueError(
+            f"labellings must be (P, {len(clouds)}) bool, one for each cloud of both sets, "
+            f"but are {tuple(labellings.shape)} {labellings.dtype}"
+        )
+    search = _Search(clouds, len(left), num_nearest, labellings)
     search.run(progress if progress is not None else silence)
     known = torch.from_numpy(search.distance).to(device=generated.device, dtype=result_dtype(generated, reference))
     num_pairs = len(clouds) * (len(clouds) - 1) // 2
@@ -104,7 +114,9 @@ def nearest_earth_movers(
 class _Search:
     """Distances that are known, lower bounds of those that are not, and which pairs may still matter."""
 
-    def __init__(self, clouds: Sequence[Array], num_generated: int, num_nearest: int) -> None:
+    def __init__(
+        self, clouds: Sequence[Array], num_generated: int, num_nearest: int, labellings: Tensor | None
+    ) -> None:
         self.clouds, self.num_nearest, self.num_solved = clouds, num_nearest, 0
         count = len(clouds)
         own = np.arange(count) < num_generated
@@ -114,6 +126,10 @@ class _Search:
         self.distance = np.full((count, count), np.inf)
         np.fill_diagonal(self.distance, 0)
         self.open = np.triu(np.ones((count, count), dtype=bool), 1)
+        self.labels = np.zeros((0, count), dtype=bool) if labellings is None else labellings.cpu().numpy()  # (P, T)
+        self.opposite = np.full(self.labels.shape, np.inf)  # distance to the nearest known cloud of the other label
+        both = self.labels.any(axis=1) & ~self.labels.all(axis=1)
+        self.opposite[~both] = 0  # nobody has a cloud of the other label
 
     def run(self, progress: Progress) -> None:
         """Settle all pairs."""
@@ -121,13 +137,19 @@ class _Search:
         self._settle(self._first())
         while True:
             limits = self._limits()
-            self.open &= self.bound <= limits
+            farthest = self.opposite.max(axis=0, initial=0) + self.slack  # (T,)
+            self.open &= self.bound <= np.maximum(limits, np.maximum(farthest[:, None], farthest))
             progress(num_pairs - int(self.open.sum()), num_pairs)
             i, j = np.nonzero(self.open)
             if not len(i):
                 return
             nearest = np.argsort(self.guess[i, j], kind="stable")[:BATCH]
-            self._settle([(int(a), int(b), float(limits[a, b])) for a, b in zip(i[nearest], j[nearest], strict=True)])
+            i, j = i[nearest], j[nearest]
+            limit = np.maximum(limits[i, j], self._labelled_limits(i, j))
+            needed = self.bound[i, j] <= limit
+            self.open[i[~needed], j[~needed]] = False
+            tasks = zip(i[needed].tolist(), j[needed].tolist(), limit[needed].tolist(), strict=True)
+            self._settle(list(tasks))
 
     def _first(self) -> list[tuple[int, int, float]]:
         """The pairs that look nearest between the sets: they give every cloud a limit."""
@@ -145,12 +167,21 @@ class _Search:
         limit = np.where(self.other, to_other[:, None], nearest[:, None])
         return np.maximum(limit, limit.T) + self.slack
 
+    def _labelled_limits(self, i: Indices, j: Indices) -> Array:
+        """Beyond which distance pairs matter under no labelling that parts them, (K,)."""
+        apart = self.labels[:, i] != self.labels[:, j]  # (P, K)
+        farther = np.maximum(self.opposite[:, i], self.opposite[:, j])
+        return np.where(apart, farther, 0.0).max(axis=0, initial=0.0) + self.slack
+
     def _settle(self, tasks: Sequence[tuple[int, int, float]]) -> None:
         for (i, j, _), (value, exact) in in_threads(self._measure, tasks, silence):
             self.open[i, j] = False
             if exact:
                 self.num_solved += 1
                 self.distance[i, j] = self.distance[j, i] = value
+                apart = self.labels[:, i] != self.labels[:, j]
+                for one in (i, j):
+                    self.opposite[apart, one] = np.minimum(self.opposite[apart, one], value)
 
     def _measure(self, task: tuple[int, int, float]) -> tuple[float, bool]:
         """The exact distance of a pair, or a lower bound that exceeds its limit."""

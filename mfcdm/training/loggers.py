@@ -7,7 +7,8 @@ A record is {"step": int, name: number}. The names are the same in metrics.jsonl
   refused, refused/level                                            steps not applied so far, level of the last one
   validation/<name>                                                 what is measured on held-out clouds
 
-W&B has besides them trainer/step, the x axis of every chart, and <name>/picture and <name>/clouds for `clouds`.
+W&B has besides them trainer/step, the x axis of every chart, <name>/picture and <name>/clouds for `clouds`, and
+evaluation/<protocol>/<score> (`scores.py`).
 """
 
 import math
@@ -113,8 +114,8 @@ class Wandb:
         names = {"project": project, "entity": entity, "group": group, "tags": list(tags), "name": self._name}
         try:
             (self._folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B would go to /tmp without a word
-            remove_empty(self._folder / "wandb")
             self._note = RunNote(self._folder)
+            remove_empty(self._folder / "wandb")
             self._run = self._started(mode, config, names)
             for step, values in self._note.missing():
                 self._log(step, values)

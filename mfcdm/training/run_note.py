@@ -1,10 +1,14 @@
 """What a W&B run must know when it goes on: its id, and what of it is surely on the disk."""
 
+import fcntl
 import json
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,19 @@ _BEGUN = time.time()  # of this process, nearly
 class RunNote:
     """The file <folder>/wandb.json: {"id": of the run, "step": the last one recorded for sure}.
 
+    One process at a time has a run's note, from here until it is settled: rows of two would not grow.
+
     Args:
         folder: of the run. Its note is continued where it holds a checkpoint to go on from, and begun anew otherwise.
 
     Raises:
+        BlockingIOError: if another process has it.
         ValueError: if the note is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path, self._metrics = folder / "wandb.json", folder / "metrics.jsonl"
+        self._let_go = weakref.finalize(self, _held(folder))
         self.id, self.step = secrets.token_hex(4), -1
         newest = checkpoint.newest(folder / "checkpoints")
         self._resumes_at = -1 if newest is None else checkpoint.read_state(newest)["step"]
@@ -59,12 +67,26 @@ class RunNote:
             self._waiting, self._waits_since = step, now
 
     def settle(self) -> None:
-        """Take note of the last step: W&B has written all."""
+        """Take note of the last step, as W&B has written all, and let others have the note."""
         self._write(self._last)
+        self._let_go()
 
     def _write(self, step: int) -> None:
         with whole(self._path) as scratch:
             scratch.write_text(json.dumps({"id": self.id, "step": step}))
+
+
+def _held(folder: Path) -> Callable[[], None]:
+    """Keep other processes from a folder's run until what is returned is called, or this process ends."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(opened)
+        raise BlockingIOError(f"another process is recording {folder}") from error
+    except OSError:  # a file system without locks keeps nobody away
+        pass
+    return partial(os.close, opened)
 
 
 def remove_empty(folder: Path) -> None:

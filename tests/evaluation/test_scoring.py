@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mfcdm.datasets import Clouds
-from mfcdm.evaluation import Protocol, evaluate
+from mfcdm.evaluation import Protocol, check_sets, evaluate
 from mfcdm.metrics import (
     coverage,
     jensen_shannon_divergence,
@@ -44,18 +44,38 @@ def test_scores_are_those_of_the_library(sets, report):
     assert (report["1nna-emd"].low, report["1nna-emd"].p_value) == (found.low, found.p_value)
 
 
-def test_every_score_has_an_interval_and_those_that_can_a_floor(report):
+def test_every_score_has_an_interval_and_a_floor(report):
     for score in report.scores:
         assert score.low <= score.value <= score.high
-        assert (score.floor_low is None) == (score.key in ("mmd-emd", "cov-emd"))
+        assert score.floor_low <= score.floor_high
     with pytest.raises(KeyError):
         report["fid"]
 
 
-def test_all_pairs_give_the_same_scores_and_a_floor_for_each(sets, report):
+def test_all_pairs_give_the_same_scores_and_floors(sets, report):
     whole = evaluate(*sets, replace(QUICK, emd="exact_all_pairs"))
-    assert [score.value for score in whole.scores] == [score.value for score in report.scores]
-    assert all(score.floor_low is not None for score in whole.scores)
+    assert report.details["emd_saved"] > 0
+    for ours, expected in zip(report.scores, whole.scores, strict=True):
+        if ours.key == "1nna-emd":  # its interval needs other distances: from the nearest it is by permutations
+            assert (ours.value, ours.floor_low, ours.floor_high) == (
+                expected.value,
+                expected.floor_low,
+                expected.floor_high,
+            )
+        else:
+            assert ours == expected
+
+
+def test_floors_can_be_left_out(sets, report):
+    found = evaluate(*sets, replace(QUICK, emd_floors=False, metrics=("emd",)))
+    assert found.details["emd_solved"] < report.details["emd_solved"]
+    assert found.notes[-1] == "mmd-emd and cov-emd have no noise floor (emd_floors=false)"
+    for ours in found.scores:
+        whole = report[ours.key]
+        if ours.key == "1nna-emd":
+            assert ours == whole
+        else:
+            assert ours == replace(whole, floor_low=None, floor_high=None)
 
 
 def test_the_approximate_distance_is_named(sets, report):
@@ -74,8 +94,7 @@ def test_identical_sets():
     for metric in ("cd", "emd"):
         assert [found[f"{name}-{metric}"].value for name in ("mmd", "cov", "1nna")] == [0, 1, 0]
     assert found["jsd"].value == 0
-    assert found.notes[0] == "20 points a cloud, not 2048: the smallest cloud has no more"
-    assert found.notes[1].startswith("mmd-emd and cov-emd have a noise floor with emd=exact_all_pairs only")
+    assert found.notes == ("20 points a cloud, not 2048: the smallest cloud has no more",)
 
 
 def test_occupancy_is_over_the_references_own_box_with_the_outside_as_a_cell(sets, report):
@@ -193,3 +212,18 @@ def test_sets_that_do_not_fit_are_refused(sets):
         evaluate(g, Clouds(r.x[..., :2]), QUICK)
     with pytest.raises(ValueError, match="at least 4 clouds on each side, got 3"):
         evaluate(g[:3], r, QUICK)
+
+
+def test_clouds_too_large_for_an_assignment_are_refused_before_any_work(monkeypatch):
+    large = Clouds(torch.zeros(4, 11_586, 3))
+    protocol = replace(QUICK, num_points=None)
+    sentence = (
+        r"at most 11,585 points, got 11,586 and 11,586: draw fewer points of each cloud \(protocol.num_points\), or"
+    )
+    monkeypatch.setattr("mfcdm.evaluation.scoring.pairwise", pytest.fail)
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(large, large, protocol)
+    check_sets(large, large, replace(protocol, metrics=("cd", "jsd")))  # chamfer has no such limit
+    mixed = Clouds.join([torch.rand(2100, 3), *torch.rand(3, 2111, 3)])
+    with pytest.raises(ValueError, match="between 2,100 and 2,111 points is a linear program of 4,433,100 pairs, more"):
+        check_sets(mixed, mixed, replace(protocol, draw_points="all"))

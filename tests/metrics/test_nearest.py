@@ -3,13 +3,17 @@ import torch
 from scipy.spatial.distance import cdist
 
 from mfcdm.metrics import (
+    Draws,
     coverage,
+    coverage_interval,
+    matching_interval,
     minimum_matching_distance,
     nearest_earth_movers,
     one_nearest_neighbour_accuracy,
     one_nearest_neighbour_interval,
     pairwise,
 )
+from mfcdm.metrics.jackknife import labellings
 from mfcdm.metrics.nearest import _quantiles, _sketched
 from mfcdm.metrics.transport import transport_cost
 from tests.metrics.clouds import generator, normal, padded
@@ -95,6 +99,54 @@ def test_threads_change_neither_distances_nor_the_work(monkeypatch):
     three = nearest_earth_movers(g, r)
     assert torch.equal(one.d_gr, three.d_gr)
     assert one.num_solved == three.num_solved
+
+
+@pytest.mark.parametrize(("num_generated", "num_reference"), [(14, 14), (5, 11)])
+@pytest.mark.parametrize("copies", [0, 4])
+def test_under_labellings_scores_are_those_of_the_full_matrices(num_generated, num_reference, copies):
+    g, r = shapes(num_generated, 30), shapes(num_reference, 30, seed=1)
+    g[:copies] = r[:copies]  # ties
+    draws = Draws(num_permutations=40)
+    labels = labellings(num_generated, num_reference, draws)
+    found = nearest_earth_movers(g, r, labellings=labels)
+    matrices = full(g, r)
+    agree(found, matrices)
+    joint, whole = (
+        torch.cat([torch.cat([d_gg, d_gr], dim=1), torch.cat([d_gr.T, d_rr], dim=1)])
+        for d_gg, d_rr, d_gr in ((found.d_gg, found.d_rr, found.d_gr), matrices)
+    )
+    assert bool(joint.isinf().any())  # something is saved
+    for first in labels:
+        pruned, complete = joint[first][:, ~first], whole[first][:, ~first]
+        assert minimum_matching_distance(pruned) == minimum_matching_distance(complete)
+        assert coverage(pruned) == coverage(complete)
+    for interval in (matching_interval, coverage_interval):
+        ours = interval(found.d_gr, found.d_gg, found.d_rr, draws, nearest_only=True)
+        assert ours == interval(matrices[2], matrices[0], matrices[1], draws)
+        assert ours.null_low is not None
+
+
+def test_labellings_ask_for_a_few_neighbours_more():
+    g, r = shapes(40, 16), shapes(40, 16, seed=1)
+    few = nearest_earth_movers(g, r).num_solved
+    found = nearest_earth_movers(g, r, labellings=labellings(40, 40, Draws(num_permutations=200)))
+    # A cloud's k nearest have its own label with probability 2^-k: 200 labellings of 80 clouds ask for 14 of the 79
+    # others at most, and pairs are often asked for by both.
+    assert few < found.num_solved < 0.5 * found.num_pairs
+
+
+def test_labellings_of_one_label_ask_for_nothing():
+    g, r = shapes(6, 10), shapes(6, 10, seed=1)
+    one = torch.stack([torch.ones(12, dtype=torch.bool), torch.zeros(12, dtype=torch.bool)])
+    assert nearest_earth_movers(g, r, labellings=one).num_solved == nearest_earth_movers(g, r).num_solved
+
+
+def test_labellings_that_do_not_fit_are_refused():
+    g = shapes(3, 4)
+    with pytest.raises(ValueError, match=r"labellings must be \(P, 6\) bool, .* but are \(2, 5\) torch.bool"):
+        nearest_earth_movers(g, g, labellings=torch.ones(2, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"but are \(2, 6\) torch.int64"):
+        nearest_earth_movers(g, g, labellings=torch.ones(2, 6, dtype=torch.int64))
 
 
 def test_sketches_are_lower_bounds_for_any_sizes():
