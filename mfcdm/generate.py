@@ -182,7 +182,11 @@ def generate_from_score(
 
 
 def share_steps(num_steps: int, starts: list[float], ends: list[float], sde: SDE) -> list[int]:
-    """Share the steps out over the levels in proportion to the log-SNR that each covers, at least one a level.
+    """Share the steps out over the levels by the log-SNR that each covers, more to late ones, at least one a level.
+
+    The log-SNR of level k of 0..K is weighted by 1 + k / K: the first levels begin where there is no signal yet, and
+    the last one settles the detail. `benchmarks/shares.py` compares this with other rules, also by what a level covers
+    of a grid that is even in something else, which is no better.
 
     Args:
         num_steps: in all.
@@ -199,7 +203,8 @@ def share_steps(num_steps: int, starts: list[float], ends: list[float], sde: SDE
     if num_steps < len(starts):
         raise ValueError(f"num_steps={num_steps} is too few for {len(starts)} levels; every level needs a step")
     log_snr = sde.log_snr(torch.tensor([starts, ends], dtype=torch.float64))
-    spans = (log_snr[1] - log_snr[0]).tolist()
+    last = max(len(starts) - 1, 1)
+    spans = [span * (1 + k / last) for k, span in enumerate((log_snr[1] - log_snr[0]).tolist())]
     spare = num_steps - len(spans)
     shares = [spare * span / sum(spans) for span in spans]
     steps = [1 + math.floor(share) for share in shares]

@@ -29,6 +29,10 @@ LAYERS = (
     "analytic",
     "objective",
     "generate",
+    "likelihood",
+    "holding",
+    "conditioning",
+    "interpolation",
     "datasets",
     "metrics",
     "evaluation",
@@ -47,6 +51,10 @@ APART = {
     "networks": {"sde", "subdivision", "branching", "build"},
     "samplers": {"interaction", "subdivision", "branching", "build"},
     "analytic": {"interaction", "networks", "samplers", "build"},
+    "likelihood": {"interaction", "networks", "subdivision", "branching", "objective", "generate", "build"},
+    "holding": {"interaction", "subdivision", "branching", "objective", "generate", "likelihood", "build"},
+    "conditioning": {"interaction", "networks", "objective", "likelihood", "build"},
+    "interpolation": {"interaction", "networks", "subdivision", "branching", "objective", "generate", "build"},
     "datasets": {"sde", "networks", "samplers", "objective", "generate", "interaction", "build"},
     "metrics": {"sde", "networks", "samplers", "objective", "generate", "build"},
     "evaluation": {"networks", "objective", "generate", "interaction", "build"},
@@ -60,7 +68,7 @@ DOORS = {
     "triton": {"interaction/triton_kernels.py"},
     "matplotlib": {"visualize.py"},
     "lightning": {"training/engine.py"},
-    "pytorch3d": set(),
+    "pytorch3d": {"metrics/pytorch3d_interop.py"},
 }
 
 PROGRAM = {"cli", "commands"}  # layers that speak to a person; everything else is the library

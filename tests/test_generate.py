@@ -80,16 +80,17 @@ def test_a_network_without_weights_generates():
     assert abs(float(x.var()) - 1) < 5 * (2 * 4 / x.numel()) ** 0.5
 
 
-def test_steps_are_shared_out_by_log_snr_with_at_least_one_a_level():
+def test_steps_are_shared_out_by_log_snr_and_late_with_at_least_one_a_level():
     starts, ends = [1.0, 0.5, 0.3], [0.4, 0.25, SDE.t_min]
     log_snr = SDE.log_snr(torch.tensor([starts, ends], dtype=torch.float64))
-    spans = log_snr[1] - log_snr[0]
+    spans = (log_snr[1] - log_snr[0]) * torch.tensor([1.0, 1.5, 2.0])
     for num_steps in (3, 10, 101):
         steps = share_steps(num_steps, starts, ends, SDE)
         assert sum(steps) == num_steps
         assert min(steps) >= 1
         ideal = 1 + (num_steps - 3) * spans / spans.sum()
         assert torch.allclose(torch.tensor(steps, dtype=torch.float64), ideal, rtol=0, atol=1)
+    assert share_steps(7, [1.0], [SDE.t_min], SDE) == [7]
     with pytest.raises(ValueError, match="num_steps=2 is too few for 3 levels"):
         share_steps(2, starts, ends, SDE)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -24,22 +24,31 @@ class Score(Protocol):
 
 
 Callback = Callable[[int, float, Tensor], None]  # (steps done, time reached, particles (B, N, D))
+Carried = Any  # what a sampler's step hands on to its next one: a Prediction, velocities, or None
+MAX_REACH = (
+    0.5 + 1e-6
+)  # of an extrapolation; on a grid even in log-SNR the reach is 1/2 to rounding, and stays as it is
 
 
 @dataclass(frozen=True)
 class Point:
-    """A time of the grid with the SDE's coefficients there, as float64 scalars."""
+    """A time of the grid with the SDE's coefficients there, as float64 scalars.
+
+    The clock of the noise grows by int g^2 / sigma^2 dt on the way back, for a sampler of noise 1.
+    """
 
     t: float
     alpha: float
     sigma: float
     log_snr: float
+    clock: float
 
     @classmethod
     def at(cls, sde: SDE, t: float) -> Self:
-        """Evaluate the SDE's coefficients once for the whole batch."""
+        """Evaluate the SDE's coefficients once for the whole batch; with g^2 = beta the clock is the log-SNR."""
         time = torch.tensor(t, dtype=torch.float64)
-        return cls(t, float(sde.alpha(time)), float(sde.sigma(time)), float(sde.log_snr(time)))
+        log_snr = float(sde.log_snr(time))
+        return cls(t, float(sde.alpha(time)), float(sde.sigma(time)), log_snr, log_snr)
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,15 @@ class System:
     generator: Generators
     lengths: Tensor | None
     own: Tensor | None  # (B, N, 1) bool, None where every row is a particle
+    last: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the last evaluation, x, t and x_0
 
     def data_prediction(self, x: Tensor, at: Point) -> Tensor:
-        """E[x_0 | x_t] by Tweedie's formula, (B, N, D): one evaluation of the score."""
-        t = torch.full((x.shape[0],), at.t, dtype=x.dtype, device=x.device)
-        return x_0_from_score(self.score(x, t, lengths=self.lengths), x, at.alpha, at.sigma)
+        """E[x_0 | x_t] by Tweedie's formula, (B, N, D): one evaluation of the score, none where it repeats the last."""
+        if self.last.get("x") is not x or self.last["t"] != at.t:
+            t = torch.full((x.shape[0],), at.t, dtype=x.dtype, device=x.device)
+            x_0 = x_0_from_score(self.score(x, t, lengths=self.lengths), x, at.alpha, at.sigma)
+            self.last.update(x=x, t=at.t, x_0=x_0)
+        return self.last["x_0"]
 
     def noise_like(self, x: Tensor) -> Tensor:
         """Independent N(0, 1) numbers, (B, N, D), drawn so that they do not depend on the batch."""
@@ -82,15 +95,17 @@ class Prediction:
     def extrapolated(self, previous: Prediction | None, after: Point) -> Tensor:
         """The prediction at the middle of the step to `after`, (B, N, D), on the line through the previous one.
 
-        x_0 + (l' - l) / (2 (l - l_previous)) (x_0 - x_0_previous), l = log-SNR. This makes a step that holds x_0 fixed
-        second order, for no further evaluation; the first step of a grid has no previous prediction and is first order.
+        x_0 + min(1/2, (l' - l) / (2 (l - l_previous))) (x_0 - x_0_previous), l = log-SNR. This makes a step that holds
+        x_0 fixed second order, for no further evaluation; the first step of a grid has no previous prediction and is
+        first order. Where steps grow, the line is followed no farther than for even steps: on a smooth grid that keeps
+        the order, and the last steps of an uneven grid, which may be twice as long as those before, stay sound.
 
-        Source: Lu et al., DPM-Solver++ (2022), algorithm 2.
+        Source: Lu et al., DPM-Solver++ (2022), algorithm 2; the bound is ours.
         """
         if previous is None:
             return self.x_0
         reach = 0.5 * (after.log_snr - self.at.log_snr) / (self.at.log_snr - previous.at.log_snr)
-        return self.x_0 + reach * (self.x_0 - previous.x_0)
+        return self.x_0 + min(reach, MAX_REACH) * (self.x_0 - previous.x_0)
 
 
 @dataclass(frozen=True)
@@ -121,10 +136,12 @@ class Sampler(ABC):
             raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}")
 
     @abstractmethod
-    def step(
-        self, x: Tensor, before: Point, after: Point, system: System, previous: Prediction | None
-    ) -> tuple[Tensor, Prediction | None]:
-        """Move the particles x (B, N, D) from before.t back to after.t; a multistep rule hands its prediction on."""
+    def step(self, x: Tensor, before: Point, after: Point, system: System, previous: Carried) -> tuple[Tensor, Carried]:
+        """Move the particles x (B, N, D) from before.t back to after.t; what the next step needs is handed on."""
+
+    def point(self, sde: SDE, t: float) -> Point:
+        """A time of the grid as this sampler sees it."""
+        return Point.at(sde, t)
 
     def with_steps(self, num_steps: int) -> Self:
         """The same sampler with another number of steps."""
@@ -164,9 +181,9 @@ class Sampler(ABC):
         """
         system = _system(score, generator, lengths, x_T)
         grid = time_grid(sde, t_start, sde.t_min if t_end is None else t_end, self.num_steps, self.grid)
-        points = [Point.at(sde, t) for t in grid.tolist()]
+        points = [self.point(sde, t) for t in grid.tolist()]
         x = system.mask(x_T)
-        previous: Prediction | None = None
+        previous: Carried = None
         for n, (before, after) in enumerate(pairwise(points)):
             x, previous = self.step(x, before, after, system, previous)
             if callback is not None:

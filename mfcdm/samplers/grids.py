@@ -36,16 +36,28 @@ def time_grid(sde: SDE, t_start: float, t_end: float, num_steps: int, grid: Grid
         raise ValueError(f"num_steps must be >= 1, got {num_steps}")
     ends = torch.tensor([t_start, t_end], dtype=torch.float64)
     share = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    start, end = position(sde, ends, grid)
+    even = start + share * (end - start)
     if grid == "time":
-        times = ends[0] + share * (ends[1] - ends[0])
+        times = even
     elif grid == "log_snr":
-        start, end = sde.log_snr(ends)
-        times = sde.time_of_log_snr(start + share * (end - start))
-    elif grid == "power":
-        # sigma / alpha = exp(-log_snr / 2)
-        start, end = (-0.5 * sde.log_snr(ends) / POWER).exp()
-        times = sde.time_of_log_snr(-2 * POWER * (start + share * (end - start)).log())
+        times = sde.time_of_log_snr(even)
     else:
-        raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")
+        times = sde.time_of_log_snr(-2 * POWER * even.log())
     times[0], times[-1] = ends
     return times
+
+
+def position(sde: SDE, times: Tensor, grid: Grid) -> Tensor:
+    """What a grid is uniform in, like times: t, log-SNR or (sigma / alpha)^(1/7).
+
+    Raises:
+        ValueError: if the grid is unknown.
+    """
+    if grid == "time":
+        return times
+    if grid == "log_snr":
+        return sde.log_snr(times)
+    if grid == "power":
+        return (-0.5 * sde.log_snr(times) / POWER).exp()  # sigma / alpha = exp(-log_snr / 2)
+    raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")

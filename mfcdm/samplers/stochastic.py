@@ -1,4 +1,4 @@
-"""SDE samplers: three choices of the noise matrix G in one marginal-preserving family.
+"""SDE samplers: choices of the noise matrix G in one marginal-preserving family.
 
 Let v = -1/2 beta x - 1/2 beta s be the velocity of the probability flow, s the score, and D = 1/2 G G^T. For any G,
 
@@ -12,8 +12,21 @@ middle of the step (`Prediction.extrapolated`). The flow step is the exponential
 
 and the noise step then runs for h at t - h against the score that the same prediction implies there,
 s(y) = (alpha' x_0 - y) / sigma'^2. This s has the stiff slope -1/sigma'^2 of the true score, and integrating that slope
-exactly makes every G stable at every step size, with no clip. In the clock of the forward process the noise
-strength of a step is gamma = noise^2 (log-SNR after - log-SNR before), so that g^2 h = gamma sigma'^2.
+exactly makes every G stable at every step size, with no clip. In the clock of the noise (`strength.py`) the
+strength of a step is gamma = noise^2 (clock after - clock before), so that g^2 h = gamma sigma'^2; with g^2 = beta the
+clock is the log-SNR.
+
+**Where steps are uneven** the noise step takes its x_0 from another point of the same line. Near the data, where sigma
+is far below the spread of the law, x_0 follows the noise: a step relaxes x by the share q = 1 - e^(-k) to the data
+predicted before it, and a part r of the last move is extrapolated. Noise of variance sigma^2 (1 - e^(-2k)) then lasts
+with the gain G, a force with q G, and the balance of the two, the temperature, is that of p_t only if
+G_n = 2 / (1 + e^(-k_n)) = 1 + q_{n+1} r_{n+1} G_{n+1}, that is
+
+    r_{n+1} = 1/2 tanh(k_n / 2) / tanh(k_{n+1} / 2),    k = the relaxation of a step, 1/2 gamma for G = g I.
+
+On an even grid this is the reach 1/2 of the flow's extrapolation. On a grid that is uniform in t the flow's would grow
+to 1 near the data, and the temperature with it, to 1 / (2 (1 - r)): strong noise, and multiplicative noise far from its
+centre is strong, would leave samples too wide.
 
 After the Langevin-type, linear-noise and geometric SDEs of Oh, Lim & Kim (ICLR 2024); using them as samplers of a
 diffusion model is our construction.
@@ -21,32 +34,75 @@ diffusion model is our construction.
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
-from mfcdm.networks.parametrization import noise_from_x_0
 from mfcdm.samplers.base import Point, Prediction, Sampler, System
+from mfcdm.samplers.dpm_solver import flow_step
+from mfcdm.samplers.strength import NoiseSchedule, check_strength, noise_clock
+from mfcdm.sde import SDE
+
+EVEN = 1e-6  # relative difference below which two steps count as equal: a grid even in log-SNR is so to rounding
 
 
 @dataclass(frozen=True)
 class StochasticSampler(Sampler):
-    """Probability-flow step, then a noise step that keeps the marginal."""
+    """Probability-flow step, then a noise step that keeps the marginal.
+
+    Args:
+        noise_schedule: g(t) / noise, "beta" for sqrt(beta(t)), "constant", or "sigma" for proportional to sigma(t);
+            see `mfcdm.samplers.strength.noise_clock`.
+        noise_until: time below which there is no noise, in [0, 1).
+    """
+
+    noise_schedule: NoiseSchedule = "beta"
+    noise_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit."""
+        super().__post_init__()
+        check_strength(self.noise_schedule, self.noise_until)
+
+    def point(self, sde: SDE, t: float) -> Point:
+        """A time of the grid, with the clock of this sampler's noise."""
+        return replace(Point.at(sde, t), clock=noise_clock(sde, t, self.noise_schedule, self.noise_until))
+
+    def gamma(self, before: Point, after: Point) -> float:
+        """int g^2 / sigma^2 dt over a step."""
+        return self.noise**2 * (after.clock - before.clock)
 
     def step(
         self, x: Tensor, before: Point, after: Point, system: System, previous: Prediction | None
-    ) -> tuple[Tensor, Prediction | None]:
+    ) -> tuple[Tensor, Prediction]:
         """One step from before.t to after.t with one score evaluation."""
         prediction = Prediction(before, system.data_prediction(x, before))
         x_0 = prediction.extrapolated(previous, after)
-        eps = noise_from_x_0(x_0, x, before.alpha, before.sigma)
-        x = after.alpha * x_0 + after.sigma * eps
-        gamma = self.noise**2 * (after.log_snr - before.log_snr)
+        x = flow_step(x, x_0, before, after)
+        gamma = self.gamma(before, after)
         if gamma > 0.0:
+            x_0 = self.data_of_noise(x, x_0, prediction, previous, after, system)
             x = self.noise_step(x, after.alpha * x_0, after.sigma, gamma, system)
         return x, prediction
+
+    def data_of_noise(
+        self, x: Tensor, x_0: Tensor, prediction: Prediction, previous: Prediction | None, after: Point, system: System
+    ) -> Tensor:
+        """The data (B, N, D) that the noise step at x takes: x_0, those of the flow step, unless steps are uneven."""
+        if previous is None:
+            return x_0
+        steps = (previous.at, prediction.at, after)
+        earlier, now = (self.gamma(a, b) for a, b in pairwise(steps))
+        spans = [b.log_snr - a.log_snr for a, b in pairwise(steps)]
+        if math.isclose(*spans, rel_tol=EVEN) and math.isclose(earlier, now, rel_tol=EVEN):
+            return x_0
+        reach = 0.5 * self.relaxation(x, earlier, system) / self.relaxation(x, now, system)
+        return prediction.x_0 + reach * (prediction.x_0 - previous.x_0)
+
+    @abstractmethod
+    def relaxation(self, x: Tensor, gamma: float, system: System) -> Tensor:
+        """tanh(k / 2), e^(-k) the share that a noise step leaves of a distance from the mean; fits x (B, N, D)."""
 
     @abstractmethod
     def noise_step(self, x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
@@ -55,82 +111,22 @@ class StochasticSampler(Sampler):
 
 @dataclass(frozen=True)
 class Langevin(StochasticSampler):
-    """Additive noise, G = g(t) I, div D = 0; with noise = 1 the reverse SDE.
+    """Additive noise, G = g(t) I, div D = 0; with noise = 1 the reverse SDE, as by SDE-DPM-Solver++(2M).
 
     The noise step is an Ornstein-Uhlenbeck process, solved exactly:
     x <- mean + e^(-gamma/2) (x - mean) + sigma sqrt(1 - e^(-gamma)) xi.
     """
 
-    def noise_step(self, x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
-        """See the class."""
-        x = mean + math.exp(-0.5 * gamma) * (x - mean)
-        return x + sigma * math.sqrt(-math.expm1(-gamma)) * system.noise_like(x)
-
-
-@dataclass(frozen=True)
-class MultiplicativeSampler(StochasticSampler):
-    """Noise proportional to the distance from a centre c, coordinate by coordinate: G = g(t) diag(x - c).
-
-    With y = x - c: D s = 1/2 g^2 y^2 s and div D = g^2 y, times (1 - 1/N) if c is the cloud's mean, as that moves with
-    x_i. Without div D the samples have the right spread in the wrong place. D changes along with y, so a noise step
-    is made in substeps of gamma <= MAX_GAMMA; they use the prediction that the step has already paid for.
-    """
-
-    MAX_GAMMA: ClassVar[float] = 1 / 32  # leaves a bias of 1 % of sigma in mean and spread at y = sigma = 1
+    def relaxation(self, x: Tensor, gamma: float, system: System) -> Tensor:
+        """See `StochasticSampler`."""
+        return x.new_full((), math.tanh(0.25 * gamma))
 
     def noise_step(self, x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
         """See the class."""
-        num_substeps = math.ceil(gamma / self.MAX_GAMMA)
-        for _ in range(num_substeps):
-            c, div = self.center_of(x, system)
-            x = c + self.multiply(x - c, mean - c, sigma, gamma / num_substeps, div, system)
-        return x
-
-    def center_of(self, x: Tensor, system: System) -> tuple[Tensor, Tensor]:
-        """The centre c and the factor of div D, each broadcasting to x (B, N, D)."""
-        if self.center == "origin":
-            return x.new_zeros(()), x.new_ones(())
-        c, count = system.mean(x)
-        return c, 1 - 1 / count
-
-    @abstractmethod
-    def multiply(self, y: Tensor, m: Tensor, sigma: float, gamma: float, div: Tensor, system: System) -> Tensor:
-        """Run dy = (1/2 g^2 y^2 s + div g^2 y) dt + g y dB, s = (m - y) / sigma^2, y and m (B, N, D)."""
+        return ornstein_uhlenbeck(x, mean, sigma, gamma, system)
 
 
-@dataclass(frozen=True)
-class LinearNoise(MultiplicativeSampler):
-    """Linear noise G = g(t) diag(x - c), integrated additively with D frozen over the step.
-
-    With kappa = 1/2 gamma y^2 and phi(z) = (1 - e^(-z)) / z:
-    y <- m + e^(-kappa) (y - m) + div gamma sigma^2 y phi(kappa) + sigma sqrt(1 - e^(-2 kappa)) xi.
-    As h -> 0 this is the Euler-Maruyama step; at any h its noise has at most the spread sigma of the conditional law.
-    """
-
-    def multiply(self, y: Tensor, m: Tensor, sigma: float, gamma: float, div: Tensor, system: System) -> Tensor:
-        """See the class."""
-        kappa = 0.5 * gamma * y**2
-        drift = -torch.expm1(-kappa) * (m - y) + div * gamma * sigma**2 * y * _phi(kappa)
-        return y + drift + sigma * (-torch.expm1(-2 * kappa)).sqrt() * system.noise_like(y)
-
-
-@dataclass(frozen=True)
-class Geometric(MultiplicativeSampler):
-    """Geometric noise: the same G = g(t) diag(x - c), integrated in the multiplicative group, so no sign changes.
-
-    log|y| follows d log|y| = (1/2 g^2 y s + (div - 1/2) g^2) dt + g dB. At y = m its drift has the slope -kappa a step
-    in log|y|, kappa = 1/2 gamma y^2. With that slope integrated exactly and phi(z) = (1 - e^(-z)) / z:
-    y <- y exp( (1/2 gamma y (m - y) + (div - 1/2) gamma sigma^2) phi(kappa) + sigma sqrt(gamma phi(2 kappa)) xi ).
-    As h -> 0 this is y exp((1/2 g^2 + 1/2 g^2 y s) h + g sqrt(h) xi).
-    """
-
-    def multiply(self, y: Tensor, m: Tensor, sigma: float, gamma: float, div: Tensor, system: System) -> Tensor:
-        """See the class."""
-        kappa = 0.5 * gamma * y**2
-        drift = (0.5 * gamma * y * (m - y) + (div - 0.5) * gamma * sigma**2) * _phi(kappa)
-        return y * (drift + sigma * (gamma * _phi(2 * kappa)).sqrt() * system.noise_like(y)).exp()
-
-
-def _phi(z: Tensor) -> Tensor:
-    """(1 - e^(-z)) / z for z >= 0, 1 at z = 0."""
-    return torch.where(z > 0, -torch.expm1(-z) / z.clamp_min(torch.finfo(z.dtype).tiny), torch.ones_like(z))
+def ornstein_uhlenbeck(x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
+    """Langevin's noise step, which `PredictorCorrector` takes too."""
+    x = mean + math.exp(-0.5 * gamma) * (x - mean)
+    return x + sigma * math.sqrt(-math.expm1(-gamma)) * system.noise_like(x)

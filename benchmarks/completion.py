@@ -1,0 +1,156 @@
+"""Completion of partial clouds by a checkpoint: python benchmarks/completion.py RUN/checkpoints/last --data shapes|FILE
+
+Of every cloud that the training has not seen (split `val`), the points on one side of a random plane are given, a share
+of all, and the rest is asked for. A row is the chamfer distance (squared, mean + mean, in the normalised coordinates)
+of a completion to the whole cloud, with its standard error over the clouds:
+
+ * nearest training shape: the given points and points of the training cloud to which they have the smallest mean
+   squared distance;
+ * noise: the given points and Gaussian points of the training clouds' mean and spread;
+ * replacement, correction, correction + resampling: `mfcdm.conditioning.complete`, from less to more expensive;
+ * another cloud's: what the correction made for the next cloud, with the points given here: what conditioning is worth.
+
+Prints a table and writes completion.csv beside this file, with the hardware's name; --picture draws the clouds.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hardware import hardware_name, write_csv
+from torch import Tensor
+
+from mfcdm import checkpoint
+from mfcdm.conditioning import complete
+from mfcdm.datasets import Clouds, ParametricShapes, open_dataset
+from mfcdm.holding import Hold
+from mfcdm.metrics import chamfer_distance
+from mfcdm.networks import as_score
+from mfcdm.randomness import cloud_generators
+from mfcdm.samplers import Langevin
+from mfcdm.visualize import draw_clouds
+
+HOLDS = {
+    "replacement": Hold(directions=0),
+    "correction": Hold(),
+    "correction + resampling": Hold(resamplings=2, jump=3.0),
+}
+
+
+def clouds(source: str, split: str, num_points: int) -> list[Tensor]:
+    """Clouds of a split, each at most `num_points` points."""
+    if source == "shapes":
+        data = Clouds.of(ParametricShapes(500 if split == "train" else 200, num_points, split=split))
+    else:
+        data = Clouds.of(open_dataset(source, split=split))
+    return [cloud[:num_points] for cloud in data.points()]
+
+
+def partial(cloud: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The share of a cloud's points that lies furthest in a random direction, (M, D)."""
+    direction = torch.randn(cloud.shape[1], generator=generator, dtype=cloud.dtype)
+    return cloud[(cloud @ direction).topk(max(1, round(share * len(cloud)))).indices]
+
+
+def nearest(given: Tensor, train: list[Tensor], count: int) -> Tensor:
+    """`count` points of the training cloud to which the given points are nearest."""
+    distances = [torch.cdist(given, cloud).min(dim=1).values.square().mean() for cloud in train]
+    return train[int(torch.stack(distances).argmin())][:count]
+
+
+def completed(model: checkpoint.Checkpoint, given: Tensor, hold: Hold, options: argparse.Namespace) -> Tensor:
+    """The model's completions (B, N, D) of given points (B, M, D), in batches."""
+    done = []
+    for start in range(0, len(given), options.batch_size):
+        some = given[start : start + options.batch_size]
+        x = complete(
+            as_score(model.network, model.sde),
+            model.sde,
+            Langevin(num_steps=options.num_steps),
+            model.subdivision,
+            model.branching,
+            some,
+            num_particles=options.num_particles,
+            hold=hold,
+            generator=cloud_generators(options.seed, range(start, start + len(some))),
+        )
+        done.append(x)
+    return torch.cat(done)
+
+
+def main() -> None:
+    """Print the table and write the csv."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", default="shapes", help='"shapes" or an archive with the splits train and val')
+    parser.add_argument("--num-clouds", type=int, default=32)
+    parser.add_argument("--num-particles", type=int, help="default: the trained cardinality")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="of the points given")
+    parser.add_argument("--num-steps", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="png: given points, truth, and completions of 8 clouds")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    options = parser.parse_args()
+
+    model = checkpoint.load(options.checkpoint)
+    options.num_particles = options.num_particles or model.subdivision.cardinalities[-1]
+    train, val = (clouds(options.data, split, options.num_particles) for split in ("train", "val"))
+    val = [cloud for cloud in val if len(cloud) == options.num_particles][: options.num_clouds]
+    if not val:
+        raise SystemExit(f"no cloud of {options.data} has {options.num_particles} points; lower --num-particles")
+    train = [model.normalization.apply(cloud) for cloud in train]
+    truth = torch.stack([model.normalization.apply(cloud) for cloud in val])
+    spread = torch.cat(train)
+    rows = []
+    print(f"{hardware_name()}; {len(truth)} clouds of {options.num_particles}, {options.num_steps} steps")
+    print(f"{'given':>6} {'completion':<26} {'chamfer':>9} {'+-':>8} {'s a cloud':>10}")
+    for share in options.shares:
+        generator = torch.Generator().manual_seed(options.seed)
+        given = torch.stack([partial(cloud, share, generator) for cloud in truth])
+        num_new = options.num_particles - given.shape[1]
+
+        def filled(given: Tensor = given, num_new: int = num_new, generator: torch.Generator = generator) -> Tensor:
+            noise = torch.randn(len(given), num_new, given.shape[2], generator=generator)
+            return torch.cat((given, spread.mean(dim=0) + spread.std(dim=0) * noise), dim=1)
+
+        def looked_up(given: Tensor = given, num_new: int = num_new) -> Tensor:
+            return torch.stack([torch.cat((points, nearest(points, train, num_new))) for points in given])
+
+        makers: dict[str, Callable[[], Tensor]] = {"noise": filled, "nearest training shape": looked_up}
+        for name, hold in HOLDS.items():
+            makers[name] = lambda hold=hold, given=given: completed(model, given, hold, options)
+        made: dict[str, Tensor] = {}
+        for name, make in makers.items():
+            begun = time.perf_counter()
+            made[name] = make()
+            rows.append(row(share, name, made[name], truth, (time.perf_counter() - begun) / len(truth)))
+        other = made["correction"].roll(1, dims=0)[:, given.shape[1] :]
+        rows.append(row(share, "another cloud's", torch.cat((given, other), dim=1), truth, 0.0))
+        if options.picture is not None:
+            path = options.picture.with_stem(f"{options.picture.stem}-{share:g}")
+            draw_clouds(path, [list(x[:8]) for x in (given, truth, *made.values())])
+    write_csv(
+        options.output,
+        rows,
+        data=Path(options.data).stem,
+        training_steps=checkpoint.read_state(options.checkpoint)["step"],
+        clouds=len(truth),
+        num_particles=options.num_particles,
+        num_steps=options.num_steps,
+    )
+
+
+def row(share: float, name: str, x: Tensor, truth: Tensor, seconds: float) -> dict[str, float | str]:
+    """One row, printed."""
+    distances = chamfer_distance(x, truth)
+    mean, error = float(distances.mean()), float(distances.std()) / len(distances) ** 0.5
+    print(f"{share:>6g} {name:<26} {mean:>9.4f} {error:>8.4f} {seconds:>10.2f}", flush=True)
+    values = {"chamfer": round(mean, 5), "standard_error": round(error, 5), "seconds_a_cloud": round(seconds, 3)}
+    return {"given": share, "completion": name, **values}
+
+
+if __name__ == "__main__":
+    main()
