@@ -165,7 +165,9 @@ def test_every_logger_is_closed_and_told_whether_the_run_failed(call, tmp_path, 
     assert call("train", data, *run, "hydra.run.dir=good").code == 0
     ended = call("train", data, *run, "trainer.learning_rate=1e30", "hydra.run.dir=bad")
     assert ended.code == 2
-    assert "lower trainer.learning_rate" in ended.sentence
+    first, last = [line for line in ended.err.splitlines() if line.startswith(("warning: ", "mfcdm: "))]
+    assert first.startswith("warning: skipped for its non-finite loss or gradient")
+    assert "lower trainer.learning_rate" in last
     assert closed == [False, True]
 
 

@@ -63,9 +63,10 @@ def test_exact_rows_are_those_of_the_definition(script):
 
 def test_neighbours_are_the_others_within_the_radius(script):
     x = sphere(80)
-    found = script("neighbours").neighbours(x, 0.5)
+    radius = torch.linspace(0.4, 0.6, len(x))  # each cloud has its own
+    found = script("neighbours").neighbours(x, radius)
     distances = torch.cdist(x.double(), x.double())
-    assert found.tolist() == ((distances < 0.5).sum(-1) - 1).flatten().tolist()
+    assert found.tolist() == ((distances < radius[:, None, None]).sum(-1) - 1).flatten().tolist()
     assert found.max() > found.min()
 
 
@@ -73,10 +74,12 @@ def test_neighbours_are_the_others_within_the_radius(script):
 def test_the_table_of_neighbours_has_each_moment_of_each_level(script, num_points):
     neighbours = script("neighbours")
     levels = neighbours.Subdivision.dyadic(num_points, 2)
-    rows = list(neighbours.table(neighbours.clouds_of("shapes", 3, num_points), levels))
+    network = neighbours.ScoreNetwork(radius=(0.4, 2.0))
+    rows = list(neighbours.table(neighbours.clouds_of("shapes", 3, num_points), levels, network))
     assert [(row["level"], row["moment"]) for row in rows] == [(k, m) for k in (0, 1) for m in neighbours.MOMENTS]
     assert all(0 <= row["tenth"] <= row["median"] <= row["nine_tenths"] < row["particles"] for row in rows)
-    assert all(0.4 < row["radius"] <= 2 for row in rows)
+    assert all((row["radius"] == "") == (row["moment"] == "all") for row in rows)
+    assert all(0.4 < row["radius"] <= 2 for row in rows if row["moment"] != "all")
 
 
 def test_the_plot_shows_what_was_run_by_cloud(script, monkeypatch, tmp_path):
