@@ -46,6 +46,7 @@ class Hold:
             particles; 0 runs through once.
         jump: length of a stretch in nats of log-SNR.
         share: given particles at a coarse level, over their share in proportion, >= 1.
+        noise: of the given particles: "fresh" in every evaluation, or "kept" through a run of the sampler.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -72,13 +73,16 @@ class Hold:
             raise ValueError(f"jump must be > 0 nats and finite, got {self.jump}")
         if not 1.0 <= self.share < math.inf:
             raise ValueError(f"share must be >= 1 and finite, got {self.share}")
+        if self.noise not in ("fresh", "kept"):
+            raise ValueError(f"noise must be 'fresh' or 'kept', got {self.noise!r}")
 
 
 class HeldScore:
     """score(x^U, t) of the unknown particles given the known ones, for any sampler.
 
-    The known particles keep one noise as long as this object lives, so that x_t^K is a smooth path and deterministic
-    samplers keep their order.
+    A correct score may be conditioned on any draw of x_t^K; as the correction is not exact for every law, fresh draws,
+    whose errors average out along the path, come out better. A kept one makes x_t^K a smooth path, on which
+    deterministic samplers are deterministic and of their order.
 
     Args:
         score: of the whole cloud; differentiable in x unless hold.directions is 0.
@@ -90,7 +94,7 @@ class HeldScore:
 
     def __init__(self, score: Score, sde: SDE, given: Tensor, hold: Hold, generator: Generators = None) -> None:
         self.score, self.sde, self.given, self.hold, self.generator = score, sde, given, hold, generator
-        self.noise = self._draw()
+        self.noise: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor, lengths: Tensor | None = None) -> Tensor:
         """grad_U log p(x_t^U | x_0^K), (B, N - M, D).
@@ -109,9 +113,8 @@ class HeldScore:
         if num_given == 0:
             return self.score(x, t)
         alpha, sigma = (per_cloud(coefficient(t.to(x)), x) for coefficient in (self.sde.alpha, self.sde.sigma))
-        cloud = torch.cat((alpha * self.given + sigma * self.noise, x), dim=1).detach()
-        if self.hold.noise == "fresh":
-            self.noise = self._draw()
+        known = alpha * self.given + sigma * self._noise()
+        cloud = torch.cat((known, x), dim=1).detach()
         if self.hold.directions == 0:
             return self.score(cloud, t)[:, num_given:]
         with torch.enable_grad():
@@ -122,8 +125,12 @@ class HeldScore:
             raise ValueError("conditioning needs a score that is differentiable in x, or Hold(directions=0)")
         return s[:, num_given:].detach() + self._correction(s_known, cloud, alpha, sigma)
 
-    def _draw(self) -> Tensor:
-        return standard_normal(self.given.shape, self.generator, dtype=self.given.dtype, device=self.given.device)
+    def _noise(self) -> Tensor:
+        """The noise of the known particles in this evaluation, (B, M, D)."""
+        if self.noise is None or self.hold.noise == "fresh":
+            given = self.given
+            self.noise = standard_normal(given.shape, self.generator, dtype=given.dtype, device=given.device)
+        return self.noise
 
     def _correction(self, s_known: Tensor, cloud: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """alpha H_UK V_KK^(-1) (x_0^K - x_hat_K), (B, N - M, D), by conjugate gradients in each cloud."""

@@ -250,6 +250,15 @@ def test_refining_without_keeping_removes_noise():
     assert float(distance(x)) < 0.08
 
 
+def test_kept_noise_makes_a_deterministic_path_and_fresh_noise_does_not():
+    law, g = three_shapes(), generator(0)
+    t, _, _ = at(0.0, 2)
+    given, x = law.sample(2, 6, g, dtype=torch.float64), torch.randn(2, 8, 3, generator=g, dtype=torch.float64)
+    for noise in ("kept", "fresh"):
+        held = HeldScore(law.as_score(SDE), SDE, given, Hold(noise=noise, directions=0), generator(1))
+        assert torch.equal(held(x, t), held(x, t)) == (noise == "kept")
+
+
 def test_the_push_is_the_forward_kernel():
     x = pushed(torch.ones(1, 20000, 1, dtype=torch.float64), 0.2, 0.6, SDE, generator(0))
     alpha = SDE.alpha(torch.tensor([0.2, 0.6], dtype=torch.float64))
@@ -279,6 +288,7 @@ def test_wrong_arguments_are_refused():
         ({"trust": 0.0}, "got 0.0"),
         ({"jump": 0.0}, "jump must be > 0 nats and finite, got 0.0"),
         ({"share": 0.5}, "got 0.5"),
+        ({"noise": "new"}, "got 'new'"),
     ):
         with pytest.raises(ValueError, match=message):
             Hold(**options)
