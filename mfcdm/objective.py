@@ -55,7 +55,7 @@ class MeanFieldScoreMatching:
         sde: the forward process.
         subdivision: cardinalities and times of the levels.
         jacobian_weight: weight of the second-order term (`jacobian_error`); 0 leaves it out.
-        level_weights: w_k, "uniform" or "bound"; see `Subdivision.level_weights`.
+        level_weights: w_k, "uniform", "cost" or "bound"; see `Subdivision.level_weights`.
         push: how far branching will push back, in nats of log-SNR; a level trains up to the pushed time.
         jacobian_step: step of the central difference, in units of sigma(t).
         label_dropout: probability that a cloud's label is hidden from a network with classes, so that it also learns

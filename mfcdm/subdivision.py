@@ -18,7 +18,7 @@ import torch
 from mfcdm.sde import SDE, CosineVPSDE
 
 Spacing = Literal["snr", "time"]
-LevelWeights = Literal["uniform", "bound"]
+LevelWeights = Literal["uniform", "cost", "bound"]
 
 # A cloud of N points on a surface resolves detail of about N^(-1/2), so the last level, which holds all N, starts where
 # noise and signal leave that detail visible: SNR(tau_k) = 10 N_k / N_K.
@@ -130,16 +130,21 @@ class Subdivision:
     def level_weights(self, kind: LevelWeights = "uniform") -> tuple[float, ...]:
         """Weights w_k of the levels in the objective, summing to 1.
 
-        "uniform": 1 / (K + 1). "bound": the shape of the paper's bound, w_k proportional to (b sqrt(N_{k+1}))^(-k) with
-        b = N_{k+1} / N_k; known to us at second hand, and it all but silences the fine levels.
+        "uniform": 1 / (K + 1). "cost": w_k proportional to N_k^(-1/2). Where a level's error falls as 1 / n_k over its
+        n_k steps, and a step costs N_k, these shares have the least sum of errors at a given cost sum_k n_k N_k.
+        "bound": the shape of the paper's bound, w_k proportional to (b sqrt(N_{k+1}))^(-k) with b = N_{k+1} / N_k;
+        known to us at second hand, and it all but silences the fine levels.
 
         Raises:
-            ValueError: if `kind` is neither.
+            ValueError: if `kind` is none of them.
         """
         if kind == "uniform":
             return (1.0 / self.num_levels,) * self.num_levels
+        if kind == "cost":
+            shares = [n_k**-0.5 for n_k in self.cardinalities]
+            return tuple(share / sum(shares) for share in shares)
         if kind != "bound":
-            raise ValueError(f"level weights must be 'uniform' or 'bound', got {kind!r}")
+            raise ValueError(f"level weights must be 'uniform', 'cost' or 'bound', got {kind!r}")
         n_last = self.cardinalities[-1]
         following = (*self.cardinalities[1:], n_last * (n_last // self.cardinalities[-2] if self.num_levels > 1 else 2))
         raw = [

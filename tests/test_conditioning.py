@@ -136,8 +136,8 @@ def test_completions_have_the_shape_of_the_given_points_through_the_levels():
     for directions in (0, 3):
         new = make(law, given, 64, levels, hold=Hold(directions=directions), seed=1)[:, 16:]
         agree[directions] = (shapes_of(law, new) == shapes_of(law, given)).double().mean()
-    # by chance 1/3; at the coarse level 4 of 16 are given. 60 clouds know a share to 0.05: three of it below 0.9
-    assert float(agree[3]) > 0.75
+    # by chance 1/3; at the coarse level 4 of 16 particles are given
+    assert float(agree[3]) > 0.85
     assert float(agree[3]) > float(agree[0]) + 0.15
     floors = torch.tensor([shape_error(law.sample(60, 48, generator(s)), law, seed=s + 9) for s in range(6)])
     # branching leaves copies correlated, and a few clouds stand between two shapes: see docs/conditioning.md

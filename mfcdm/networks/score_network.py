@@ -40,7 +40,7 @@ class ScoreNetwork(nn.Module):
         num_heads: heads of the global interaction; divides width.
         expansion: hidden width of the per-particle MLP over width.
         radius: (R_data, R_noise), radius of the local interaction at t = 0 and t = 1, in units of the normalised data.
-        interactions: any of "local" (Gaussian fits), "convolution" (every block convolves the states of those near by)
+        interactions: any of "local" (Gaussian fits), "convolution" (every second block convolves the states near by)
             and "global" (learned moments); with none, B = 0.
         num_classes: number of labels, 0 for an unconditional network.
         prediction: what the output is, "v" or "noise".
@@ -103,14 +103,18 @@ class ScoreNetwork(nn.Module):
             self.gates = nn.Linear(width, self.local_gaussian.num_vectors)
             nn.init.zeros_(self.gates.weight)
             nn.init.zeros_(self.gates.bias)
+
+        def convolves(block: int) -> bool:  # every second block, counted from the middle one: also at depth 1
+            return "convolution" in self.interactions and (block - depth // 2) % 2 == 0
+
         self.blocks = nn.ModuleList(
             Block(
                 width,
-                LocalInteraction(width, num_scales, channels) if "convolution" in self.interactions else None,
+                LocalInteraction(width, num_scales, channels) if convolves(block) else None,
                 MomentInteraction(width, num_moments, num_heads) if "global" in self.interactions else None,
                 expansion,
             )
-            for _ in range(depth)
+            for block in range(depth)
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, dim)
