@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hardware import hardware_name, write_csv
-from reference_rows import earlier
+from hardware import add_rows, hardware_name
 from torch import Tensor
 
 from mfcdm.datasets import Clouds, ParametricShapes
@@ -100,7 +99,7 @@ def main() -> None:
         print(
             f"{distances:<22} {row['1nna-emd']:>8.1f} {solved:>16} {row['saved_percent']:>8.1f} {seconds}", flush=True
         )
-        write_csv(options.output, earlier(options.output, rows, KEY) + rows)  # after each: the next may take hours
+        add_rows(options.output, rows, same=KEY)  # after each: the next may take hours
     print(f"written: {options.output}")
 
 

@@ -8,7 +8,6 @@ Prints a table and adds the rows to reference_rows.csv beside this file, with th
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from hardware import hardware_name, write_csv
+from hardware import add_rows, hardware_name
 
 from mfcdm.datasets import Clouds, ParametricShapes
 from mfcdm.evaluation import PROTOCOLS, Protocol, Report, evaluate, read_clouds
@@ -72,15 +71,6 @@ def shown(row: dict[str, Any]) -> str:
     return f"{row['data']:<12} {row['clouds']:>6} {row['score']:<10} {row['mean']:>9.4g} {spread:>20} {floor:>20}"
 
 
-def earlier(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str] = KEY) -> list[dict[str, Any]]:
-    """Rows of a csv that these do not replace: those that differ in a key."""
-    if not path.exists():
-        return []
-    replaced = {tuple(str(row[key]) for key in keys) for row in rows}
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if tuple(row[key] for key in keys) not in replaced]
-
-
 def main() -> None:
     """Print the table and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,7 +89,7 @@ def main() -> None:
     for source in options.data:
         rows = rows_of(Path(source).stem, reports(source, protocol, options.draws, options.num_clouds))
         print("\n".join(shown(row) for row in rows), flush=True)
-        write_csv(options.output, earlier(options.output, rows) + rows)  # after each: the next may take hours
+        add_rows(options.output, rows, same=KEY)  # after each: the next may take hours
     print(f"written: {options.output}")
 
 
