@@ -43,6 +43,20 @@ def test_bound_weights_have_the_papers_shape():
     assert levels.level_weights() == pytest.approx([1 / 3] * 3)
 
 
+def test_cost_weights_have_the_least_error_at_a_given_cost():
+    levels = Subdivision([4, 16, 128], [1.0, 0.5, 0.25])
+    n = torch.tensor(levels.cardinalities, dtype=torch.float64)
+    best = torch.tensor(levels.level_weights("cost"), dtype=torch.float64)
+    assert float(best.sum()) == pytest.approx(1.0)
+
+    def error(shares: torch.Tensor) -> float:
+        steps = shares / (shares * n).sum()  # a unit of cost buys so many
+        return float((1 / steps).sum())
+
+    for shares in torch.rand(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        assert error(best) <= error(shares / shares.sum()) + 1e-9
+
+
 @pytest.mark.parametrize("requested", [1, 3, 64, 65, 100, 200, 511, 512, 513, 5000, 1_000_000])
 def test_any_cardinality_can_be_requested(requested):
     trained = Subdivision.dyadic(512, 4)

@@ -44,6 +44,14 @@ def test_padding_never_matters(interactions, backend):
         assert not output[b, n:].any()
 
 
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_every_second_block_convolves_and_at_least_one(depth):
+    net = network(depth=depth, interactions=["convolution"])
+    convolving = [index for index, block in enumerate(net.blocks) if block.local is not None]
+    assert convolving and all(b - a == 2 for a, b in zip(convolving[:-1], convolving[1:], strict=True))
+    assert depth // 2 in convolving and min(convolving) <= 1 and max(convolving) >= depth - 2
+
+
 def test_gradients_stay_finite_under_padding():
     net, x = network(), cloud(2, 5)
     x[0, 3:], x[1] = torch.nan, torch.nan
