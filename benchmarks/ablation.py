@@ -3,11 +3,12 @@
 Every variant is a list of overrides of train.yaml and trains for the same processor seconds on one thread. It is judged
 by the mean square error of v, which is that of x_0 over sigma^2, on held-out clouds, a fixed grid of log-SNR and fixed
 noise, with the averaged weights; at each log-SNR with the cardinality of its level (`error`; `fine_error` for log-SNR 4
-to 8). `surface` is the mean distance of the predicted x_0 at log-SNR 4 to 8 to the cloud's own surface, and with
---generated `generated` that of so many generated clouds to the nearest training shape, both in percent of the shapes'
-longest side. Variants of one seed see the same clouds, noise and first weights where their networks agree, so that
-differences to the first variant are paired. Prints a table and adds the rows to ablation.csv beside this file, with the
-hardware's name.
+to 8). `surface` is the mean distance of the predicted x_0 at log-SNR 4 to 8 to the cloud's own surface, `redrawn` that
+of clouds drawn back by the sampler from their noise at log-SNR 3 and 5, where the shape is known but not its surface,
+and with --generated `generated` that of so many clouds drawn from nothing to the nearest training shape, all in percent
+of the shapes' longest side. Variants of one seed see the same clouds, noise and first weights where their networks
+agree, so that differences to the first variant are paired. Prints a table and adds the rows to ablation.csv beside this
+file, with the hardware's name.
 
 A variant of your own: --variants none --base experiment=demo --variant wide "network.width=48".
 """
@@ -39,7 +40,8 @@ from mfcdm.commands.assembly import Start, prepare
 from mfcdm.commands.data import open_data
 from mfcdm.datasets import Clouds, rescaled
 from mfcdm.generate import generate
-from mfcdm.randomness import cloud_generators
+from mfcdm.networks import as_score
+from mfcdm.randomness import cloud_generators, standard_normal
 from mfcdm.samplers import Langevin
 from mfcdm.settings import fitted_to
 from mfcdm.training.engine import Trainer
@@ -48,6 +50,7 @@ Array = npt.NDArray[np.float64]
 
 LOG_SNR = (-4.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 FINE = LOG_SNR[-4:]
+REDRAWN = {3.0: 20, 5.0: 12}  # log-SNR and steps from there
 NUM_CLOUDS, BATCH, STREAM = 64, 16, 7  # of the judgement: clouds, clouds at once, stream of their noise
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -60,7 +63,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "adamw 1e-3": "trainer.optimizer=adamw trainer.learning_rate=1e-3",
     },
     "interaction": {
-        "local and global": "",
+        "all": "",
+        "local and global": "network.interactions=[local,global]",
         "global": "network.interactions=[global]",
         "local": "network.interactions=[local]",
         "neither": "network.interactions=[]",
@@ -75,6 +79,11 @@ GROUPS: dict[str, dict[str, str]] = {
         "width 48": "network.width=48",
         "16 moments": "network.num_moments=16",
         "batch 8": "trainer.batch_size=8",
+    },
+    "weights": {
+        "cost": "",
+        "uniform": "objective.level_weights=uniform",
+        "bound": "objective.level_weights=bound",
     },
     "levels": {
         "4": "",
@@ -138,6 +147,24 @@ def predicted_distances(trainer: Trainer, source: str) -> list[float]:
     return found
 
 
+@torch.no_grad()
+def redrawn_distances(trainer: Trainer, source: str) -> list[float]:
+    """Mean distance to the held-out cloud's own surface after noise and the sampler's way back, in percent."""
+    sde, num_points = trainer.objective.sde, trainer.objective.subdivision.cardinalities[-1]
+    score, surfaces = as_score(trainer.averaged().eval(), sde), Surfaces(source, "val", num_points)
+    x_0 = torch.stack([cloud[:num_points] for cloud in surfaces.clouds.points()[:BATCH]])
+    side, found = longest_side(x_0), []
+    x_0, generators = trainer.normalization.apply(x_0), cloud_generators(0, range(len(x_0)), STREAM)
+    for log_snr, num_steps in REDRAWN.items():
+        t = float(sde.time_of_log_snr(torch.tensor([log_snr], dtype=torch.float64)))
+        mean, std = sde.marginal(x_0, torch.full((len(x_0),), t))
+        x_t = mean + std[:, None, None] * standard_normal(x_0.shape, generators)
+        x = Langevin(num_steps=num_steps).sample(score, sde, x_t, t_start=t, generator=generators)
+        redrawn = trainer.normalization.undo(x)
+        found += [100 / side * surfaces.distance(index, cloud) for index, cloud in enumerate(redrawn)]
+    return found
+
+
 def generated_distance(trainer: Trainer, source: str, num_clouds: int) -> float:
     """Mean distance of generated clouds to the surface of the nearest training shape, in percent."""
     num_points = trainer.objective.subdivision.cardinalities[-1]
@@ -168,6 +195,7 @@ def train(overrides: list[str], seconds: float, seed: int, kept: str | None, gen
         found: dict[str, Any] = {
             "errors": errors(trainer, held_out).tolist(),
             "surface": predicted_distances(trainer, source),
+            "redrawn": redrawn_distances(trainer, source),
         }
         if generated:
             found["generated"] = generated_distance(trainer, source, generated)
@@ -201,6 +229,7 @@ def measures(runs: list[dict[str, Any]]) -> dict[str, Array]:
         "error": np.concatenate([error.mean(axis=0) for error in errors]),
         "fine_error": np.concatenate([error[-len(FINE) :].mean(axis=0) for error in errors]),
         "surface": np.concatenate([run["surface"] for run in runs]),
+        "redrawn": np.concatenate([run["redrawn"] for run in runs]),
     }
     if "generated" in runs[0]:
         found["generated"] = np.array([run["generated"] for run in runs])

@@ -62,7 +62,7 @@ class ScoreNetwork(nn.Module):
         num_heads: int = 4,
         expansion: int = 4,
         radius: Sequence[float] = (0.4, 2.0),
-        interactions: Collection[str] = ("local", "global"),
+        interactions: Collection[str] = ("local", "convolution", "global"),
         num_classes: int = 0,
         prediction: Prediction = "v",
         max_sources: int = 32768,

@@ -9,7 +9,7 @@ from mfcdm.networks.score_network import _readable
 from tests.laws import five_components, generator
 
 BACKENDS = [name for name in ("reference", "tiled", "native") if name in available_backends()]
-VARIANTS = [("local", "global"), ("local",), ("global",), ("convolution",), ()]
+VARIANTS = [("local", "convolution", "global"), ("local",), ("global",), ("convolution",), ()]
 
 
 def network(**options) -> ScoreNetwork:
