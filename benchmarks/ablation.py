@@ -6,9 +6,9 @@ noise, with the averaged weights; at each log-SNR with the cardinality of its le
 to 8). `surface` is the mean distance of the predicted x_0 at log-SNR 4 to 8 to the cloud's own surface, `redrawn` that
 of clouds drawn back by the sampler from their noise at log-SNR 3 and 5, where the shape is known but not its surface,
 and with --generated `generated` that of so many clouds drawn from nothing to the nearest training shape, all in percent
-of the shapes' longest side. Variants of one seed see the same clouds, noise and first weights where their networks
-agree, so that differences to the first variant are paired. Prints a table and adds the rows to ablation.csv beside this
-file, with the hardware's name.
+of the shapes' longest side; `1nna-cd` is theirs against as many held-out clouds, in percent. Variants of one seed see
+the same clouds, noise and first weights where their networks agree, so that differences to the first variant are
+paired. Prints a table and adds the rows to ablation.csv beside this file, with the hardware's name.
 
 A variant of your own: --variants none --base experiment=demo --variant wide "network.width=48".
 """
@@ -40,6 +40,7 @@ from mfcdm.commands.assembly import Start, prepare
 from mfcdm.commands.data import open_data
 from mfcdm.datasets import Clouds, rescaled
 from mfcdm.generate import generate
+from mfcdm.metrics import one_nearest_neighbour_accuracy, pairwise
 from mfcdm.networks import as_score
 from mfcdm.randomness import cloud_generators, standard_normal
 from mfcdm.samplers import Langevin
@@ -165,8 +166,8 @@ def redrawn_distances(trainer: Trainer, source: str) -> list[float]:
     return found
 
 
-def generated_distance(trainer: Trainer, source: str, num_clouds: int) -> float:
-    """Mean distance of generated clouds to the surface of the nearest training shape, in percent."""
+def of_generated(trainer: Trainer, source: str, num_clouds: int) -> dict[str, float]:
+    """Generated clouds: mean distance to the surface of the nearest training shape, and 1-NNA, both in percent."""
     num_points = trainer.objective.subdivision.cardinalities[-1]
     x = generate(
         trainer.averaged().eval(),
@@ -177,9 +178,11 @@ def generated_distance(trainer: Trainer, source: str, num_clouds: int) -> float:
         num_clouds=num_clouds,
         num_particles=num_points,
     )
-    real = Real(source, num_clouds, num_points)
-    side = longest_side(real.clouds("val", num_points))
-    return 100 / side * float(np.mean(real.surface_distances(trainer.normalization.undo(x))))
+    x, real = trainer.normalization.undo(x), Real(source, num_clouds, num_points)
+    val = real.clouds("val", num_points)
+    accuracy = one_nearest_neighbour_accuracy(pairwise(x, x), pairwise(val, val), pairwise(x, val))
+    surface = float(np.mean(real.surface_distances(x)))
+    return {"generated": 100 / longest_side(val) * surface, "1nna-cd": 100 * accuracy}
 
 
 def longest_side(x: Tensor) -> float:
@@ -198,7 +201,7 @@ def train(overrides: list[str], seconds: float, seed: int, kept: str | None, gen
             "redrawn": redrawn_distances(trainer, source),
         }
         if generated:
-            found["generated"] = generated_distance(trainer, source, generated)
+            found |= of_generated(trainer, source, generated)
     parameters = sum(parameter.numel() for parameter in trainer.raw.parameters())
     return {"steps": trainer.step, "parameters": parameters, **found}
 
@@ -231,8 +234,9 @@ def measures(runs: list[dict[str, Any]]) -> dict[str, Array]:
         "surface": np.concatenate([run["surface"] for run in runs]),
         "redrawn": np.concatenate([run["redrawn"] for run in runs]),
     }
-    if "generated" in runs[0]:
-        found["generated"] = np.array([run["generated"] for run in runs])
+    for measure in ("generated", "1nna-cd"):
+        if measure in runs[0]:
+            found[measure] = np.array([run[measure] for run in runs])
     return found
 
 

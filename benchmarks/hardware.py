@@ -25,7 +25,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], **settings: Any) ->
     """Write the rows; every row repeats the settings and names the hardware and torch, unless it has its own."""
     about = {**settings, "hardware": hardware_name(), "torch": torch.__version__}
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys([*rows[0], *about])))
+        columns = dict.fromkeys(column for row in rows for column in row)  # earlier rows may know fewer
+        writer = csv.DictWriter(file, fieldnames=list(columns | about))
         writer.writeheader()
         writer.writerows({**about, **row} for row in rows)
 
