@@ -5,18 +5,21 @@ distance between all points and as many fresh ones) and a mixture of three such 
 clouds of the distance to the nearest shape). Errors are divided by that of fresh samples (the floor): 1 is perfect.
 With a checkpoint: all points against those of as many clouds drawn with 1,000 Langevin steps, over the distance between
 two such draws. An evaluation is one call of the score, the last one that denoises included.
-Prints tables and writes samplers.csv beside this file, with the hardware's name; --picture FILE draws the main curves.
+Prints tables, adds their rows to samplers.csv beside this file, with the hardware's name, and draws the main curves of
+all its laws, docs/pictures/samplers.png; --only-picture draws and measures nothing.
 torchsde takes part where it is installed: pip install -e ".[benchmarks]".
 """
 
 import argparse
+import csv
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from hardware import hardware_name, write_csv
+from hardware import add_rows, hardware_name
+from matplotlib.figure import Figure
 
 from mfcdm import checkpoint
 from mfcdm.analytic import GaussianMixture, ShapeMixture
@@ -180,28 +183,25 @@ def table(
     return rows
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(csv_file: Path, path: Path) -> None:
     """Error over evaluations, one panel a law."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    with csv_file.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     titles = list(dict.fromkeys(row["law"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(titles), figsize=(5.5 * len(titles), 4.2), squeeze=False)
+    figure = Figure(figsize=(5.5 * len(titles), 4.2), layout="tight")
+    panels = figure.subplots(1, len(titles), squeeze=False)
     for panel, title in zip(panels[0], titles, strict=True):
         for name in PICTURED:
             line = [row for row in rows if row["law"] == title and row["sampler"] == name]
             style = "--" if name.startswith("torchsde") else "-"
-            values = [row["error_over_floor"] for row in line]
-            panel.loglog([row["evaluations"] for row in line], values, style, marker=".", label=name)
+            values = [float(row["error_over_floor"]) for row in line]
+            panel.loglog([int(row["evaluations"]) for row in line], values, style, marker=".", label=name)
         panel.axhline(1.0, color="black", linewidth=0.5)
         panel.set(title=title, xlabel="score evaluations", ylabel="error / floor (two fresh samples: 1)")
         panel.set_xticks(EVALUATIONS, [str(n) for n in EVALUATIONS])
         panel.minorticks_off()
     panels[0][0].legend(fontsize=7, loc="upper right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -211,8 +211,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a run's checkpoint, in place of the exact laws")
     parser.add_argument("--clouds", type=int, default=32, help="of the checkpoint")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
-    parser.add_argument("--picture", type=Path)
+    pictures = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+    parser.add_argument("--picture", type=Path, default=pictures / "samplers.png")
+    parser.add_argument("--only-picture", action="store_true")
     options = parser.parse_args()
+    if not options.only_picture:
+        measure(options)
+    plot(options.output, options.picture)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the tables and add their rows to the csv."""
     print(f"{hardware_name()}; {options.seeds} seeds")
     rows = []
     if options.checkpoint:
@@ -226,9 +235,7 @@ def main() -> None:
             floor = sum(law_error(x, law, 100 + k) for k, x in enumerate(fresh)) / len(fresh)
             draws = exact_draws(law, num_clouds)
             rows += table(title, draws, lambda x, seed, law=law: law_error(x, law, seed + 300), floor, options.seeds)
-    write_csv(options.output, rows, particles=NUM_PARTICLES)
-    if options.picture:
-        plot(rows, options.picture)
+    add_rows(options.output, rows, same=("law", "sampler", "evaluations"), particles=NUM_PARTICLES)
 
 
 if __name__ == "__main__":
