@@ -1,8 +1,10 @@
-"""Completion of partial clouds by a checkpoint: python benchmarks/completion.py RUN/checkpoints/last --data shapes|FILE
+"""Completion of partial clouds by a checkpoint.
+
+    python benchmarks/completion.py --checkpoint RUN/checkpoints/last --data shapes|FILE
 
 Of every cloud that the training has not seen (split `val`), the points on one side of a random plane are given, a share
-of all, and the rest is asked for. A row is the chamfer distance (squared, mean + mean, in the normalised coordinates)
-of a completion to the whole cloud, with its standard error over the clouds:
+of all, and the rest is asked for, in the frame of the whole cloud. A row is the chamfer distance (squared, mean + mean,
+in the normalised coordinates) of a completion to the whole cloud, with its standard error over the clouds:
 
  * nearest training shape: the given points and points of the training cloud to which they have the smallest mean
    squared distance;
@@ -24,7 +26,8 @@ from torch import Tensor
 
 from mfcdm import checkpoint
 from mfcdm.conditioning import complete
-from mfcdm.datasets import Clouds, ParametricShapes, open_dataset
+from mfcdm.datasets import Clouds, ParametricShapes, open_dataset, rescaled
+from mfcdm.datasets.clouds import Scheme
 from mfcdm.holding import Hold
 from mfcdm.metrics import chamfer_distance
 from mfcdm.networks import as_score
@@ -39,13 +42,13 @@ HOLDS = {
 }
 
 
-def clouds(source: str, split: str, num_points: int) -> list[Tensor]:
-    """Clouds of a split, each at most `num_points` points."""
+def clouds(source: str, split: str, num_points: int, scheme: Scheme) -> list[Tensor]:
+    """Clouds of a split in the coordinates of the training's data, each at most `num_points` points."""
     if source == "shapes":
         data = Clouds.of(ParametricShapes(500 if split == "train" else 200, num_points, split=split))
     else:
         data = Clouds.of(open_dataset(source, split=split))
-    return [cloud[:num_points] for cloud in data.points()]
+    return [cloud[:num_points] for cloud in rescaled(data, scheme).points()]
 
 
 def partial(cloud: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -83,7 +86,8 @@ def completed(model: checkpoint.Checkpoint, given: Tensor, hold: Hold, options: 
 def main() -> None:
     """Print the table and write the csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path, help="the checkpoint, as --checkpoint")
+    parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--data", default="shapes", help='"shapes" or an archive with the splits train and val')
     parser.add_argument("--num-clouds", type=int, default=32)
     parser.add_argument("--num-particles", type=int, help="default: the trained cardinality")
@@ -94,10 +98,14 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="png: given points, truth, and completions of 8 clouds")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
+    options.checkpoint = options.checkpoint or options.folder
+    if options.checkpoint is None:
+        parser.error("--checkpoint is not given")
 
     model = checkpoint.load(options.checkpoint)
     options.num_particles = options.num_particles or model.subdivision.cardinalities[-1]
-    train, val = (clouds(options.data, split, options.num_particles) for split in ("train", "val"))
+    scheme = model.config.get("normalization", "global")
+    train, val = (clouds(options.data, split, options.num_particles, scheme) for split in ("train", "val"))
     val = [cloud for cloud in val if len(cloud) == options.num_particles][: options.num_clouds]
     if not val:
         raise SystemExit(f"no cloud of {options.data} has {options.num_particles} points; lower --num-particles")

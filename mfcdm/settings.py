@@ -47,7 +47,7 @@ class SampleKeys:
     protocol: Group
     checkpoint: str
     output: str
-    num_clouds: int
+    num_clouds: int | None
     num_particles: int | Sequence[int] | None
     num_real: int
     class_: str | int | Sequence[str | int] | None  # the key `class`
@@ -55,6 +55,11 @@ class SampleKeys:
     evaluate: str | None
     reference_split: str | None
     log_scores: bool
+    complete: str | None
+    densify: str | None
+    interpolate: str | None
+    likelihood: str | None
+    conditioning: Group
     seed: int
     batch_size: int
     device: str

@@ -12,8 +12,10 @@ from mfcdm import checkpoint
 from mfcdm.build import build, check_arguments
 from mfcdm.commands.classes import chosen_labels, class_names, in_turn, title
 from mfcdm.commands.comparison import Comparison, recorded_run
+from mfcdm.commands.conditioned import chosen_task, conditioned_run
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
+from mfcdm.commands.fetched import checkpoint_folder
 from mfcdm.commands.files import grid, write_ply, write_samples
 from mfcdm.commands.scoring import Opened, read_protocol
 from mfcdm.evaluation import Protocol
@@ -22,17 +24,26 @@ from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
 from mfcdm.visualize import draw_clouds
 
-WANDB = "wandb:"  # begins the name of a checkpoint that lies there
+NUM_CLOUDS = 16  # where no number is asked for
 
 
 def sample_run(config: dict[str, Any], folder: Path) -> None:
-    """Draw clouds as `config` says and write them into `folder`; score them where a file to compare with is given."""
+    """Do what `config` says, and write what comes of it into `folder`: free samples, or one of `conditioned.TASKS`."""
     check_arguments(SampleKeys, config, "")
-    check_numbers(config)
+    check_numbers({key: value for key, value in config.items() if value is not None})
     device = check_device(f"device={config['device']}", config["device"])
     protocol = read_protocol(config["protocol"])
+    task = chosen_task(config)
+    if task is not None:
+        conditioned_run(task, config, folder, device)
+        return
+    _free_run({**config, "num_clouds": config["num_clouds"] or NUM_CLOUDS}, folder, device, protocol)
+
+
+def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Protocol) -> None:
+    """Draw clouds; score them where a file to compare with is given."""
     with warnings_as_lines():
-        source = _checkpoint(config["checkpoint"], folder)
+        source = checkpoint_folder(config["checkpoint"], folder)
         model = checkpoint.load(source, device, trust=config["trust"])
         sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
         check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
@@ -141,15 +152,6 @@ def _comparison(config: dict[str, Any], protocol: Protocol, device: str, source:
         return None
     reference = Opened.at(config["evaluate"], config["reference_split"] or protocol.split)
     return Comparison(reference, protocol, device, recorded_run(source) if config["log_scores"] else None)
-
-
-def _checkpoint(name: str, folder: Path) -> Path:
-    """The folder of a checkpoint; one that lies at W&B is fetched into `folder`/checkpoint first."""
-    if not name.startswith(WANDB):
-        return Path(name)
-    from mfcdm.training.loggers import fetch_checkpoint
-
-    return fetch_checkpoint(name, folder / "checkpoint")
 
 
 def _in_words(sizes: Sequence[int]) -> str:

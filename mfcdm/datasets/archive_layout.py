@@ -21,7 +21,7 @@ Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".h5", ".hdf5")
 
 # Arrays that say something about the clouds beside them.
-ABOUT = ("lengths", "offsets", "labels", "label")
+ABOUT = ("lengths", "offsets", "labels", "label", "given")
 # category/split/cloud is the deepest layout. A group of an h5 file may contain itself, so there has to be an end.
 _DEEPEST = 3
 
