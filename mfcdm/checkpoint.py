@@ -2,7 +2,8 @@
 
 step-00001000/
   network.safetensors    averaged (EMA) weights, ready to sample from
-  training.safetensors   current weights and the optimizer's state, to go on from
+  branching.safetensors  those of a learned branching, where there is one
+  training.safetensors   current weights and the optimizers' states, to go on from
   state.json             format_version, step, normalisation, optimizer's numbers
   config.yaml            the resolved configuration of the run
 last -> step-00001000    the newest
@@ -22,13 +23,26 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mfcdm.branching import Renoise
+from mfcdm.branching import Branching
 from mfcdm.build import build
-from mfcdm.checkpoint_files import FORMAT_VERSION, read_config, read_state, read_tensors
+from mfcdm.checkpoint_files import (
+    BRANCHING_FILE,
+    FORMAT_VERSION,
+    DamagedTensors,
+    Stored,
+    TrainingState,
+    fault,
+    filled,
+    load_weights,  # noqa: F401
+    read_config,  # noqa: F401
+    read_state,
+    read_tensors,
+)
+from mfcdm.checkpoint_text import one_line, shown
 from mfcdm.datasets.clouds import Normalization
 from mfcdm.networks import ScoreNetwork
 from mfcdm.sde import SDE
@@ -43,7 +57,7 @@ class Checkpoint:
         network: with averaged (EMA) weights, in evaluation mode.
         sde: the forward process.
         subdivision: the levels.
-        branching: between levels.
+        branching: between levels; one that is learned has averaged weights, in evaluation mode.
         normalization: (mean, std) of the data's coordinates.
         config: the run's resolved configuration.
         step: optimizer steps made.
@@ -53,24 +67,11 @@ class Checkpoint:
     network: nn.Module
     sde: SDE
     subdivision: Subdivision
-    branching: Renoise
+    branching: Branching
     normalization: Normalization
     config: dict[str, Any]
     step: int
     categories: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What training needs beyond the model to go on exactly.
-
-    Args:
-        tensors: current weights and optimizer state by name.
-        numbers: anything that fits JSON.
-    """
-
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
 
 
 def save(
@@ -82,6 +83,7 @@ def save(
     step: int,
     training: TrainingState | None = None,
     categories: tuple[str, ...] = (),
+    branching: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all.
 
@@ -95,6 +97,7 @@ def save(
         step: optimizer steps made.
         training: to resume from; without it the checkpoint can only be sampled.
         categories: names of the classes.
+        branching: averaged weights of a learned branching, by name; nothing for one without weights.
 
     Returns:
         the folder.
@@ -109,6 +112,8 @@ def save(
     scratch.mkdir()
     try:
         _write(weights, scratch / "network.safetensors")
+        if branching:
+            _write(branching, scratch / BRANCHING_FILE)
         if training is not None:
             _write(training.tensors, scratch / "training.safetensors")
         state = {
@@ -117,6 +122,7 @@ def save(
             "mean": normalization.mean.tolist(),
             "std": float(normalization.std),
             "categories": list(categories),
+            "branching": bool(branching),
             "training": None if training is None else training.numbers,
         }
         (scratch / "state.json").write_text(json.dumps(state, indent=1))
@@ -161,22 +167,6 @@ def newest(folder: str | Path) -> Path | None:
     return next((path for path in sorted(Path(folder).glob("step-*"), reverse=True) if fault(path) is None), None)
 
 
-def fault(folder: Path) -> str | None:
-    """Why a checkpoint is not whole: a file is missing, cut off or unreadable; None where it is whole."""
-    name = "state.json"
-    try:
-        state = json.loads((folder / name).read_text())
-        trains = isinstance(state, dict) and state.get("training") is not None
-        for name in ("network.safetensors", "training.safetensors")[: 1 + trains]:
-            with safe_open(folder / name, framework="pt"):  # compares its length with what its header says
-                pass
-        name = "config.yaml"
-        read_config(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        return f"{name}: {' '.join(str(error).split())}"
-    return None
-
-
 def prune(folder: Path, keep_last: int) -> None:
     """Remove old checkpoints of a run's `checkpoints` folder.
 
@@ -207,11 +197,11 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink()
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool = False) -> Checkpoint:
+def load(source: str | Path, device: torch.device | str = "cpu", *, trust: bool = False) -> Checkpoint:
     """Read a model back. Nothing is unpickled, and only classes of mfcdm are built.
 
     Args:
-        folder: of the checkpoint.
+        source: folder of the checkpoint, or the one file that it was exported to.
         device: for the network.
         trust: also build classes from outside mfcdm that the configuration names.
 
@@ -222,30 +212,28 @@ def load(folder: str | Path, device: torch.device | str = "cpu", *, trust: bool 
         FileNotFoundError: if the folder or one of its files is missing.
         ValueError: if a file is damaged, of another format, refused, or does not fit the configuration.
     """
-    folder = Path(folder)
-    state, config = read_state(folder), read_config(folder)
-    weights = read_tensors(folder / "network.safetensors")
+    source = Path(source)
+    stored = Stored.of(source)
+    state, config, learned = stored.state, stored.config, stored.branching
     try:
         sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
-        if not trust:  # sizes are compared where they take no memory: a hostile width is refused, not allocated
-            with torch.device("meta"):
-                outline = build(config["network"], ScoreNetwork)
-            load_weights(outline, {name: tensor.to("meta") for name, tensor in weights.items()}, folder)
-        network = build(config["network"], nn.Module if trust else ScoreNetwork, trust=trust)
+        network = filled(config["network"], nn.Module if trust else ScoreNetwork, stored.network, source, trust)
         subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
-        branching = build(config["branching"], Renoise, trust=trust)
+        kind: type = Branching
+        branching: Branching = filled(config["branching"], kind, learned, learned.path, trust)
+    except DamagedTensors:
+        raise
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.yaml'}: {error}") from error
-    load_weights(network, weights, folder)
-    mean = torch.tensor(state["mean"])
+        raise ValueError(f"{stored.config_path}: {one_line(error)}") from error
+    mean = torch.tensor(state["mean"], dtype=torch.float32)
     if len(mean) != getattr(network, "dim", len(mean)):
-        raise ValueError(f"{folder / 'state.json'} is damaged: mean is {state['mean']}, of another dimension")
+        raise ValueError(f"{stored.state_path} is damaged: mean is {shown(state['mean'])}, of another dimension")
     return Checkpoint(
         network=network.to(device).eval(),
         sde=sde,
         subdivision=subdivision,
-        branching=branching,
-        normalization=Normalization(mean, torch.tensor(state["std"])),
+        branching=branching.to(device).eval() if isinstance(branching, nn.Module) else branching,
+        normalization=Normalization(mean, torch.tensor(state["std"], dtype=torch.float32)),
         config=config,
         step=state["step"],
         categories=tuple(state["categories"]),
@@ -263,19 +251,6 @@ def load_training(folder: Path) -> TrainingState:
     if numbers is None:
         raise FileNotFoundError(f"{folder} holds a model to sample from, but no training state to resume")
     return TrainingState(read_tensors(folder / "training.safetensors"), numbers)
-
-
-def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Copy weights into a network.
-
-    Raises:
-        ValueError: if names or shapes differ.
-    """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the weights in {source} do not fit its configuration: {reason}") from error
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

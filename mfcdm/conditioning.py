@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mfcdm.branching import Renoise, branched
-from mfcdm.generate import Branching, share_steps
+from mfcdm.branching import Branching, Renoise, branched
+from mfcdm.generate import share_steps
 from mfcdm.holding import HeldScore, Hold, pushed
 from mfcdm.randomness import Generators, random_subset, standard_normal
 from mfcdm.samplers import Sampler, Score

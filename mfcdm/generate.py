@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mfcdm.branching import Branching
 from mfcdm.networks import as_score
 from mfcdm.randomness import Generators, cloud_generators, random_subset
 from mfcdm.samplers import Sampler, Score
@@ -16,18 +16,6 @@ from mfcdm.sde import SDE
 from mfcdm.subdivision import Subdivision
 
 Progress = Callable[[int, int], None]  # (score evaluations' steps done, steps in all)
-
-
-class Branching(Protocol):
-    """A rule that turns few particles into many; see `mfcdm.branching`."""
-
-    def pushed_time(self, t: float, sde: SDE) -> float:
-        """The time that `branch` moves particles of time t to."""
-
-    def branch(
-        self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None
-    ) -> tuple[Tensor, float]:
-        """Particles (B, num_particles, D) and their time."""
 
 
 def generate(

@@ -36,6 +36,7 @@ class TrainKeys:
     num_pictured: int
     trust: bool = False
     validation: Group | None = None  # runs of earlier versions have none
+    augmentation: Group | None = None  # nor this
     logger: Group | None = None
 
 

@@ -82,9 +82,9 @@ class Subdivision:
                 "num_particles >= 1, num_levels >= 1 and ratio >= 2 are needed, "
                 f"got {num_particles}, {num_levels} and {ratio}"
             )
-        if ratio ** (num_levels - 1) > num_particles:
+        if num_levels > num_particles.bit_length() or ratio ** (num_levels - 1) > num_particles:  # the former is quick
             raise ValueError(
-                f"{num_levels} levels of ratio {ratio} need at least {ratio ** (num_levels - 1)} particles, "
+                f"{num_levels} levels of ratio {ratio} need at least {ratio}^{num_levels - 1} particles, "
                 f"got num_particles={num_particles}"
             )
         last = num_levels - 1

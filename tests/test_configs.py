@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import Dataset
 
-from mfcdm.branching import Renoise
+from mfcdm.branching import Branching
 from mfcdm.build import build, check_arguments
 from mfcdm.cli import config_folder
 from mfcdm.datasets import open_dataset
@@ -31,7 +31,7 @@ COMMANDS = {"train": TrainKeys, "sample": SampleKeys, "evaluate": EvaluateKeys}
 KINDS = {
     "sde": SDE,
     "subdivision": Subdivision,
-    "branching": Renoise,
+    "branching": Branching,
     "network": nn.Module,
     "sampler": Sampler,
     "dataset": Dataset,
@@ -86,7 +86,7 @@ def build_all(config):
     build(config["objective"], MeanFieldScoreMatching, sde=sde, subdivision=subdivision)
     build(config["network"], nn.Module)
     build(config["sampler"], Sampler)
-    build(config["branching"], Renoise)
+    build(config["branching"], Branching)
     check_arguments(TrainerOptions, config["trainer"], "trainer.")
     TrainerOptions(**{**config["trainer"], "max_steps": 1})  # the commands give a bound where none is set
     check_arguments(ValidationOptions, config["validation"], "validation.")

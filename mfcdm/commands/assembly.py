@@ -9,16 +9,22 @@ import torch
 from torch import nn
 
 from mfcdm import checkpoint
-from mfcdm.branching import Renoise
+from mfcdm.branching import Branching
 from mfcdm.build import build, check_arguments
-from mfcdm.commands.data import NothingHeldOut, held_out_clouds, normalized, open_data
+from mfcdm.commands.data import (
+    NothingHeldOut,
+    batches_of,
+    held_out_clouds,
+    normalized,
+    read_augmentation,
+    read_clouds,
+)
 from mfcdm.datasets import Clouds, Normalization, rescaled
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE
 from mfcdm.settings import TrainKeys, check_cardinality, check_device, check_numbers, check_steps, fitted_to
 from mfcdm.subdivision import Subdivision
-from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
 from mfcdm.training.loggers import JsonLines, Logger
 from mfcdm.training.options import TrainerOptions
@@ -43,7 +49,7 @@ class Parts:
 
     sde: SDE
     subdivision: Subdivision
-    branching: Renoise
+    branching: Branching
     sampler: Sampler
     network: nn.Module
     objective: MeanFieldScoreMatching
@@ -86,11 +92,15 @@ def prepare(start: Start) -> Prepared:
     """
     config = start.config
     options, validation_options = read_options(config)
+    augmentation = read_augmentation(config)
     parts = build_parts(config, start.trust)
-    raw = Clouds.of(open_data(config["dataset"], start.trust))
+    raw = read_clouds(config["dataset"], start.trust)
     clouds = fitted_to(parts.network, rescaled(raw, config["normalization"]))
     check_cardinality(clouds, parts.subdivision)
     normalization = Normalization.fit(clouds)
+    num_particles = parts.subdivision.cardinalities[-1]
+    ready = normalized(clouds, normalization)
+    batches = batches_of(ready, options.batch_size, config["seed"], num_particles, augmentation)
     validation, remark = None, ""
     if validation_options.num_clouds > 0:
         try:
@@ -100,13 +110,14 @@ def prepare(start: Start) -> Prepared:
     trainer = Trainer(
         parts.network,
         parts.objective,
-        Batches(normalized(clouds, normalization), options.batch_size, config["seed"]),
+        batches,
         normalization,
         options,
         config,
         start.folder,
         categories=clouds.categories,
         validation=validation,
+        branching=parts.branching,
     )
     if start.checkpoint is not None:
         trainer.resume(start.checkpoint)
@@ -130,12 +141,12 @@ def build_parts(config: dict[str, Any], trust: bool) -> Parts:
     """Build everything that a configuration names, apart from its data; the network's first weights follow the seed."""
     sde = build(config["sde"], SDE, trust=trust)  # type: ignore[type-abstract]
     subdivision = build(config["subdivision"], Subdivision, trust=trust, sde=sde)
-    branching = build(config["branching"], Renoise, trust=trust)
     sampler = build(config["sampler"], Sampler, trust=trust)  # type: ignore[type-abstract]
     if config["num_pictured"]:
         check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, subdivision)
     torch.manual_seed(config["seed"])
     network = build(config["network"], nn.Module, trust=trust)
+    branching = build(config["branching"], Branching, trust=trust)  # type: ignore[type-abstract]
     objective = build(config["objective"], MeanFieldScoreMatching, trust=trust, sde=sde, subdivision=subdivision)
     return Parts(sde, subdivision, branching, sampler, network, objective)
 

@@ -1,12 +1,14 @@
 """What the commands show: lines, and how far the work is."""
 
+import argparse
+import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +20,20 @@ SECONDS_BETWEEN_LINES = 30.0  # where stderr is a file, which a bar would fill w
 def say(line: str) -> None:
     """A line that stays whole however long its paths are."""
     CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def stop(message: str, code: int = 2) -> NoReturn:
+    """End the program with a sentence."""
+    say(f"mfcdm: {message}")
+    sys.exit(code)
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Stop, as for any other mistake."""
+        stop(f"{message}; --help lists the options")
 
 
 @contextmanager

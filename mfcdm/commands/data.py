@@ -1,7 +1,7 @@
 """The data of a run: the clouds that it trains on, and those that it is validated against."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import Tensor
@@ -9,10 +9,27 @@ from torch.utils.data import Dataset
 
 from mfcdm.build import build, check_arguments
 from mfcdm.commands.classes import in_turn
-from mfcdm.datasets import CloudDataset, Clouds, Normalization, open_dataset, rescaled
+from mfcdm.datasets import (
+    CloudDataset,
+    Clouds,
+    MappedClouds,
+    Normalization,
+    clouds_of,
+    open_archive,
+    open_dataset,
+    rescaled,
+)
 from mfcdm.datasets.clouds import Scheme
 from mfcdm.settings import Group
+from mfcdm.training.augmentation import Augmentation
+from mfcdm.training.batches import Batches, BatchesAhead
 from mfcdm.training.validation import MIN_CLOUDS, held_out
+
+# Functions of ours, which `build` does not know: they choose a class by what lies at a path.
+OPENERS: dict[object, Callable[..., CloudDataset]] = {
+    "mfcdm.datasets.open_dataset": open_dataset,
+    "mfcdm.datasets.CloudArchive": open_archive,
+}
 
 
 class NothingHeldOut(Exception):
@@ -27,10 +44,53 @@ def open_data(config: Group, trust: bool) -> CloudDataset:
         ValueError: if it cannot be built or read.
     """
     arguments = {key: value for key, value in config.items() if key != "_target_"}
-    if config.get("_target_") == "mfcdm.datasets.open_dataset":  # a function of ours, which `build` does not know
-        check_arguments(open_dataset, arguments, "dataset.")
-        return open_dataset(**arguments)
+    if (opener := OPENERS.get(config.get("_target_"))) is not None:
+        check_arguments(opener, arguments, "dataset.")
+        return opener(**arguments)
     return cast(CloudDataset, build(config, Dataset, trust=trust))
+
+
+def read_clouds(config: Group, trust: bool) -> Clouds:
+    """The clouds of a data set as they are in its files: those of a mapped archive stay there until they are needed.
+
+    Raises:
+        FileNotFoundError: if its files are not there.
+        ValueError: if it cannot be built or read, or one of its clouds cannot be used.
+    """
+    return clouds_of(open_data(config, trust))
+
+
+def read_augmentation(config: Group) -> Augmentation:
+    """How training clouds are changed; runs of earlier versions say nothing about it.
+
+    Raises:
+        ValueError: if an option is unknown or out of its range.
+    """
+    options = config.get("augmentation") or {}
+    check_arguments(Augmentation, options, "augmentation.")
+    return Augmentation(**options)
+
+
+def batches_of(clouds: Clouds, batch_size: int, seed: int, num_particles: int, augmentation: Augmentation) -> Batches:
+    """What every step sees: read ahead in a thread where clouds are in files, or have to be changed.
+
+    Of a cloud in a file at most 2 N_K points are read: N_K for the objective, and as many for a learned branching,
+    which compares particles with fresh ones.
+
+    Args:
+        clouds: normalised.
+        batch_size: clouds a batch.
+        seed: of the run.
+        num_particles: N_K, of the last level.
+        augmentation: of every cloud.
+
+    Raises:
+        ValueError: if the clouds cannot be changed so.
+    """
+    augmentation.check_dim(clouds.x.shape[2])
+    in_files = isinstance(clouds, MappedClouds)
+    kind = BatchesAhead if in_files or augmentation.active else Batches
+    return kind(clouds, batch_size, seed, 2 * num_particles if in_files else None, augmentation)
 
 
 def held_out_clouds(config: Group, trust: bool, training: Clouds, num_clouds: int, seed: int) -> Clouds:
@@ -59,9 +119,11 @@ def held_out_clouds(config: Group, trust: bool, training: Clouds, num_clouds: in
     clouds = held_out(dataset, num_clouds, seed)
     if len(clouds) < MIN_CLOUDS:
         raise NothingHeldOut(f"split val has {len(clouds)} clouds, at least {MIN_CLOUDS} are needed")
-    seen = {_fingerprint(cloud) for cloud in training.points()}
-    if all(_fingerprint(cloud) in seen for cloud in clouds.points()):
-        raise NothingHeldOut("split val holds training clouds only")
+    unseen = {_fingerprint(cloud) for cloud in clouds.each()}
+    for index in range(len(training)):
+        unseen.discard(_fingerprint(training.cloud(index)))
+        if not unseen:
+            raise NothingHeldOut("split val holds training clouds only")
     return clouds
 
 
@@ -83,7 +145,7 @@ def clouds_to_show(
         ValueError: if they cannot be read.
     """
     enough = sys.maxsize if labels else max(count, MIN_CLOUDS)  # among few there may be none of a class
-    training = Clouds.of(open_data(config, trust))
+    training = read_clouds(config, trust)
     try:
         title, clouds = "held-out data", held_out_clouds(config, trust, training, enough, seed=0)
         if labels and clouds.categories != training.categories:
@@ -95,17 +157,16 @@ def clouds_to_show(
 
 def of_classes(clouds: Clouds, labels: Sequence[int], count: int) -> list[Tensor]:
     """The first clouds of a set, at most `count`; where labels are given, the next of each label in turn."""
-    points = clouds.points()
     if not labels or clouds.labels is None:
-        return points[:count]
+        return [clouds.cloud(index) for index in range(min(count, len(clouds)))]
     waiting = {label: iter((clouds.labels == label).nonzero()[:, 0].tolist()) for label in labels}
     found = [next(waiting[label], None) for label in in_turn(labels, count)]
-    return [points[index] for index in found if index is not None]
+    return [clouds.cloud(index) for index in found if index is not None]
 
 
 def normalized(clouds: Clouds, normalization: Normalization) -> Clouds:
     """The clouds in the network's coordinates."""
-    return Clouds.join([normalization.apply(x) for x in clouds.points()], clouds.labels, clouds.categories)
+    return clouds.map(lambda x, _: normalization.apply(x), pointwise=True)
 
 
 def _fingerprint(cloud: Tensor) -> tuple[int, bytes]:

@@ -13,6 +13,7 @@ from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import of_classes
 from mfcdm.commands.files import describe, grid, write_samples
 from mfcdm.commands.interrupts import Interrupts
+from mfcdm.commands.reporting import try_report
 from mfcdm.commands.sample import draw
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.progress import Progress
@@ -42,6 +43,8 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
             failed = interrupts.name is not None
         finally:
             trainer.loggers.close(failed)
+        if trainer.fabric.is_global_zero:
+            try_report(start.folder, run.clouds, stopped=interrupts.name is not None)
     if interrupts.name is not None:
         resume = f"python train.py resume={shlex.quote(str(start.folder))}"
         say(f"mfcdm: stopped by {interrupts.name} after step {trainer.step}, in {last}; {resume} goes on")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -67,14 +68,13 @@ def opened(path: Path) -> Iterator[Node]:
         with path.open("rb") as file:
             if not file.read(6).startswith((NPY_MAGIC, b"PK")):  # numpy would advise to unpickle it
                 raise ValueError("it is neither an npy nor an npz file")
-        # allow_pickle stays off: a pickled array runs code of whoever wrote it.
-        loaded = np.load(path, allow_pickle=False)
+        loaded = _loaded(path)
         if isinstance(loaded, np.ndarray):
             yield Leaf(lambda: loaded)
             return
         with loaded:
             yield _npz_tree(loaded)
-    except (EOFError, zipfile.BadZipFile, OSError, KeyError, RuntimeError, ValueError) as error:
+    except (EOFError, zipfile.BadZipFile, zlib.error, OSError, KeyError, RuntimeError, ValueError) as error:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path} cannot be read as an archive of arrays: {' '.join(str(error).split())}") from error
@@ -112,6 +112,14 @@ def clouds_by_category(node: Node, split: str, where: str) -> dict[str | None, L
             found[name] = inner[None]
         return found
     return {None: flat(node, split, where)}
+
+
+def split_names(node: Node, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of the names are splits in a file, at its top or within its categories."""
+    if isinstance(node, Leaf):
+        return ()
+    below = [node, *(child for child in node.values() if isinstance(child, dict))]
+    return tuple(name for name in names if any(name in level for level in below))
 
 
 def flat(node: dict[str, Node], split: str, where: str) -> Labelled:
@@ -177,6 +185,14 @@ def _flat_points(leaves: dict[str, Leaf]) -> bool:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts arr_2 before arr_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _loaded(path: Path) -> Any:
+    """The arrays of an npz file, or that of an npy file, mapped: what is not asked for is never in memory."""
+    # allow_pickle stays off: a pickled array runs code of whoever wrote it.
+    with suppress(ValueError):  # without numbers, or of none: the plain reader says what is wrong
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(path, allow_pickle=False)
 
 
 def _npz_tree(loaded: Any) -> Node:

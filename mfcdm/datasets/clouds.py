@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from mfcdm.datasets.moments import Moments
 
 Scheme = Literal["global", "per_shape", "box"]
 SCHEMES: tuple[Scheme, ...] = ("global", "per_shape", "box")
@@ -76,14 +78,7 @@ class Clouds:
             raise ValueError("at least one cloud is needed, got none")
         dim = points[0].shape[-1] if points[0].ndim == 2 else None
         for index, cloud in enumerate(points):
-            name = f"cloud {index}" if names is None else names[index]
-            if cloud.ndim != 2 or 0 in cloud.shape:
-                raise ValueError(f"{name} must be (N, D) with N and D >= 1, got {tuple(cloud.shape)}")
-            if cloud.shape[1] != dim:
-                raise ValueError(f"{name} has dimension {cloud.shape[1]}, the ones before it {dim}")
-            if not bool(cloud.isfinite().all()):
-                bad = int((~cloud.isfinite().all(dim=1)).sum())
-                raise ValueError(f"{name} has {bad} points with NaN or infinite coordinates")
+            check_cloud(cloud, f"cloud {index}" if names is None else names[index], dim)
         lengths = torch.tensor([len(cloud) for cloud in points])
         x = torch.nn.utils.rnn.pad_sequence([cloud.float() for cloud in points], batch_first=True)
         return cls(x, None if bool((lengths == lengths[0]).all()) else lengths, labels, categories)
@@ -98,11 +93,31 @@ class Clouds:
         labels = None if self.labels is None else self.labels[index]
         return replace(self, x=self.x[index], lengths=lengths, labels=labels)
 
-    def points(self) -> list[Tensor]:
+    def cloud(self, index: int, rows: Tensor | None = None) -> Tensor:
+        """Cloud `index`, (N_i, D), without padding; or so many of its points, by number."""
+        x = self.x[index] if self.lengths is None else self.x[index, : int(self.lengths[index])]
+        return x if rows is None else x[rows]
+
+    def each(self) -> Iterator[Tensor]:
         """The clouds one by one, (N_i, D), without padding."""
-        if self.lengths is None:
-            return list(self.x)
-        return [x[:length] for x, length in zip(self.x, self.lengths.tolist(), strict=True)]
+        return (self.cloud(index) for index in range(len(self)))
+
+    def points(self) -> list[Tensor]:
+        """All clouds, (N_i, D), without padding."""
+        return list(self.each())
+
+    def map(self, change: Callable[[Tensor, int], Tensor], pointwise: bool = False) -> Clouds:
+        """The set with every cloud changed.
+
+        Args:
+            change: from a cloud (N_i, D) and its position in the set to the new cloud.
+            pointwise: whether a new point depends on the old one alone.
+        """
+        return Clouds.join([change(x, index) for index, x in enumerate(self.each())], self.labels, self.categories)
+
+    def moments(self) -> Moments:
+        """Mean and spread of all points."""
+        return Moments.of(self.each())
 
     @property
     def smallest(self) -> tuple[int, int]:
@@ -131,11 +146,10 @@ class Normalization(NamedTuple):
         Raises:
             ValueError: if all points coincide.
         """
-        points = torch.cat(clouds.points()).double()
-        mean = points.mean(dim=0)
-        std = (points - mean).square().mean().sqrt()
+        moments = clouds.moments()
+        mean, std = moments.known_mean, torch.tensor(moments.std)
         if not float(std) > 0:
-            raise ValueError(f"all {len(points)} points coincide at {mean.tolist()}, so they cannot be normalised")
+            raise ValueError(f"all {moments.count} points coincide at {mean.tolist()}, so they cannot be normalised")
         return cls(mean.float(), std.float())
 
     def apply(self, x: Tensor) -> Tensor:
@@ -160,8 +174,8 @@ def rescaled(clouds: Clouds, scheme: Scheme) -> Clouds:
         raise ValueError(f"normalization must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     if scheme == "global":
         return clouds
-    done = []
-    for index, x in enumerate(clouds.points()):
+
+    def own_scale(x: Tensor, index: int) -> Tensor:
         if scheme == "per_shape":
             center = x.mean(dim=0)
             size = (x - center).square().mean().sqrt()
@@ -172,5 +186,21 @@ def rescaled(clouds: Clouds, scheme: Scheme) -> Clouds:
             raise ValueError(
                 f"the {len(x)} points of cloud {index} coincide, so normalization={scheme!r} cannot scale it"
             )
-        done.append((x - center) / size)
-    return Clouds.join(done, clouds.labels, clouds.categories)
+        return (x - center) / size
+
+    return clouds.map(own_scale)
+
+
+def check_cloud(x: Tensor, name: str, dim: int | None) -> None:
+    """Refuse what is no cloud (N, D) of dimension `dim`.
+
+    Raises:
+        ValueError: if it is empty, not (N, D), not finite, or of another dimension.
+    """
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be (N, D) with N and D >= 1, got {tuple(x.shape)}")
+    if x.shape[1] != dim:
+        raise ValueError(f"{name} has dimension {x.shape[1]}, the ones before it {dim}")
+    if not bool(x.isfinite().all()):
+        bad = int((~x.isfinite().all(dim=1)).sum())
+        raise ValueError(f"{name} has {bad} points with NaN or infinite coordinates")

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mfcdm.checkpoint_files import BRANCHING_FILE
+
 # What sampling needs of a checkpoint. The optimizer's state stays at home: it is three times as large.
 MODEL_FILES = ("network.safetensors", "state.json", "config.yaml")
+OPTIONAL_FILES = (BRANCHING_FILE,)
 
 
 def kept_files(folder: Path, kept: Path) -> Iterator[Path]:
@@ -15,7 +18,7 @@ def kept_files(folder: Path, kept: Path) -> Iterator[Path]:
     They are hard links, or copies where the file system has none.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    for name in MODEL_FILES:
+    for name in (*MODEL_FILES, *(name for name in OPTIONAL_FILES if (folder / name).exists())):
         target = kept / name
         target.unlink(missing_ok=True)
         try:
@@ -49,7 +52,7 @@ def check_folder(reference: str, folder: Path) -> None:
 
 
 def _check_names(reference: str, names: Sequence[str]) -> None:
-    if foreign := sorted(set(names) - {*MODEL_FILES, "training.safetensors"}):
+    if foreign := sorted(set(names) - {*MODEL_FILES, *OPTIONAL_FILES, "training.safetensors"}):
         raise ValueError(f"{reference} is refused: {foreign[0]!r} is no file of a checkpoint")
     if missing := sorted(set(MODEL_FILES) - set(names)):
         raise ValueError(f"{reference} is no checkpoint: it has no {missing[0]}")

@@ -13,10 +13,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mfcdm import checkpoint
+from mfcdm.branching import Branching
 from mfcdm.datasets.clouds import Normalization
 from mfcdm.objective import Loss, MeanFieldScoreMatching
 from mfcdm.training.audience import Audience
 from mfcdm.training.batches import Batches
+from mfcdm.training.branching import branching_trainer
 from mfcdm.training.ema import EMA
 from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
@@ -43,9 +45,10 @@ class Trainer:
         categories: names of the classes.
         fabric: devices and precision.
         validation: scores the averaged weights now and then; None for never.
+        branching: trained beside the network where it is `Learned`; it always has its averaged weights.
 
     Raises:
-        ValueError: if the run is to stop when its validations are flat, and there are none.
+        ValueError: if the run is to stop when its validations are flat, and there are none, or if a part does not fit.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Trainer:
         categories: tuple[str, ...] = (),
         fabric: Fabric | None = None,
         validation: Validation | None = None,
+        branching: Branching | None = None,
     ) -> None:
         self.objective, self.batches, self.normalization = objective, batches, normalization
         self.options, self.config, self.folder = options, config, folder
@@ -72,6 +76,7 @@ class Trainer:
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
         self.network, *self.optimizers = self.fabric.setup(network, *self.raw_optimizers)
         self.ema = EMA(self.raw, options.ema_decay)
+        self.branching = branching_trainer(branching, objective, batches, options, self.fabric)
         self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
         self.refusals = Refusals()
@@ -124,7 +129,7 @@ class Trainer:
             if self.step % self.options.log_every == 0 or self.ended() or self.stopping:
                 now = self.clock()
                 speed = (self.step - recorded_step) / (now - recorded_at)
-                values |= record.flush()
+                values |= record.flush() | self.branching.flush()
                 values |= {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
             self._conclude(values, scores, validated)
@@ -184,6 +189,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.ema.update(self.raw)
+        self.branching.step(batch, self.step, self.learning_rate())
         self.refusals.apply()
         return loss, True
 
@@ -229,10 +235,11 @@ class Trainer:
             FloatingPointError: if a weight is not finite.
             OSError: if it cannot be written.
         """
-        for name, weight in self.raw.state_dict().items():
-            if not bool(weight.isfinite().all()):
-                self._give_up(f"{name} overflowed by step {self.step}")
         tensors = {f"network.{name}": tensor for name, tensor in self.raw.state_dict().items()}
+        tensors |= self.branching.tensors()
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                self._give_up(f"{name} overflowed by step {self.step}")
         moments = read_moments(self.raw, self.raw_optimizers)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         numbers = {
@@ -240,6 +247,7 @@ class Trainer:
             "ema_updates": self.ema.updates,
             "refusals": self.refusals.numbers(),
             "seed": self.batches.seed,
+            "branching": self.branching.numbers(),
             **self.judge.numbers(),
         }
         folder = checkpoint.save(
@@ -250,6 +258,7 @@ class Trainer:
             step=self.step,
             training=checkpoint.TrainingState(tensors, numbers),
             categories=self.categories,
+            branching=self.branching.weights(),
         )
         self._point_at(folder)
         self.saved_at = self.step
@@ -267,13 +276,12 @@ class Trainer:
             ValueError: if it does not fit the network.
         """
         state = checkpoint.load_training(folder)
-        own = _under(state.tensors, "network.")
-        checkpoint.load_weights(self.raw, own, folder)
-        load_moments(self.raw, self.raw_optimizers, _under(state.tensors, "optimizer."))
+        checkpoint.load_weights(self.raw, state.under("network."), folder)
+        load_moments(self.raw, self.raw_optimizers, state.under("optimizer."))
+        self.branching.load(state, folder)
         self.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
-        self.step = checkpoint.read_state(folder)["step"]
         numbers = state.numbers
-        self.seconds = numbers["seconds"]
+        self.step, self.seconds = checkpoint.read_state(folder)["step"], numbers["seconds"]
         self.refusals = Refusals(**numbers["refusals"]) if "refusals" in numbers else Refusals(numbers["refused"])
         self.judge.load(numbers)
         checkpoint.remove_leftovers(folder.parent)
@@ -290,7 +298,3 @@ class Trainer:
 
     def _moved(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(self.fabric.device)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

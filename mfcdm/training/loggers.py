@@ -3,6 +3,7 @@
 A record is {"step": int, name: number}. The names are the same in metrics.jsonl and in W&B:
 
   loss, loss/jacobian, loss/level_<k>, loss/log_snr/<low>..<high>   averages since the last record (`record.py`)
+  branching/energy, branching/refused                               of a learned branching (`branching.py`)
   learning_rate, steps_per_second, seconds                          now, since the last record, of training so far
   refused, refused/level                                            steps not applied so far, level of the last one
   validation/<name>                                                 what is measured on held-out clouds

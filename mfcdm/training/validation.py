@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mfcdm.branching import Branching
 from mfcdm.datasets.clouds import CloudDataset, Clouds, Normalization
-from mfcdm.generate import Branching, generate
+from mfcdm.generate import generate
 from mfcdm.metrics import coverage, minimum_matching_distance, one_nearest_neighbour_interval, pairwise
 from mfcdm.randomness import cloud_generators, random_subset
 from mfcdm.samplers import Sampler

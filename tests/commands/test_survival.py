@@ -134,6 +134,22 @@ def test_killed_while_it_writes_a_checkpoint(forks, whole, tmp_path, done, name)
     check_equal(run, whole[0])
 
 
+@pytest.mark.parametrize("name", [r"tensors .*\.writing-step-00000004.*/branching", r"step 5"])
+def test_killed_with_a_learned_branching(forks, tmp_path, name):
+    folders = tmp_path / "whole", tmp_path / "run"
+    options = (*OPTIONS, "branching=learned")
+    ran = forks.train(*options, f"hydra.run.dir={folders[0]}", folder=tmp_path)
+    assert ran.code == 0, ran.err
+    at = place(ran.places, 3, name)
+    ran = forks.train(*options, f"hydra.run.dir={folders[1]}", folder=tmp_path, sent=signal.SIGKILL, at=at)
+    assert killed(ran), ran.err
+    go_on(forks, folders[1])
+    check_equal(folders[1], folders[0])
+    found, expected = (load_file(folder / "checkpoints" / "last" / "branching.safetensors") for folder in folders)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
 @pytest.mark.parametrize(("done", "name"), BEFORE_THE_FIRST, ids=[name for _, name in BEFORE_THE_FIRST])
 def test_killed_before_the_first_checkpoint(forks, whole, tmp_path, done, name):
     at, run = place(whole[1], done, name), tmp_path / "run"

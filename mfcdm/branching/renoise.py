@@ -1,4 +1,4 @@
-"""Branching: from N_{k-1} particles to N_k at the time tau_k where a finer level begins."""
+"""Branching by copying and renoising."""
 
 import math
 from dataclasses import dataclass
@@ -55,11 +55,14 @@ class Renoise:
         Raises:
             ValueError: if num_particles < 1 or x holds no particle.
         """
-        copies = branched(x, num_particles, generator)
+        return self.pushed(branched(x, num_particles, generator), t, sde, generator)
+
+    def pushed(self, x: Tensor, t: float, sde: SDE, generator: Generators = None) -> tuple[Tensor, float]:
+        """Particles (B, N, D) of time t pushed by the forward kernel with independent noise, and their new time."""
         pushed = self.pushed_time(t, sde)
         s, time = (torch.full((x.shape[0],), value, dtype=x.dtype, device=x.device) for value in (t, pushed))
-        mean, std = sde.transition(copies, s, time)
-        noise = standard_normal(copies.shape, generator, dtype=x.dtype, device=x.device)
+        mean, std = sde.transition(x, s, time)
+        noise = standard_normal(x.shape, generator, dtype=x.dtype, device=x.device)
         return mean + std[:, None, None] * noise, pushed
 
 
@@ -77,11 +80,25 @@ def branched(x: Tensor, num_particles: int, generator: Generators = None) -> Ten
     Raises:
         ValueError: if num_particles < 1 or x holds no particle.
     """
-    num_clouds, num_parents, dim = x.shape
+    return kept(x.repeat(1, num_copies(x, num_particles), 1), num_particles, generator)
+
+
+def num_copies(x: Tensor, num_particles: int) -> int:
+    """b = ceil(num_particles / N) for particles (B, N, D).
+
+    Raises:
+        ValueError: if num_particles < 1 or x holds no particle.
+    """
+    num_parents = x.shape[1]
     if num_particles < 1 or num_parents < 1:
         raise ValueError(f"branching needs particles on both sides, got {num_parents} -> {num_particles}")
-    copies = x.repeat(1, -(-num_particles // num_parents), 1)  # (B, b N, D)
-    if copies.shape[1] == num_particles:
-        return copies
-    kept = random_subset(num_particles, num_clouds, copies.shape[1], generator, device=x.device)
-    return copies.gather(1, kept[..., None].expand(-1, -1, dim))
+    return -(-num_particles // num_parents)
+
+
+def kept(x: Tensor, num_particles: int, generator: Generators = None) -> Tensor:
+    """A random subset of `num_particles` of the particles (B, N, D); nothing is drawn where that is all of them."""
+    num_clouds, num_made, dim = x.shape
+    if num_made == num_particles:
+        return x
+    rows = random_subset(num_particles, num_clouds, num_made, generator, device=x.device)
+    return x.gather(1, rows[..., None].expand(-1, -1, dim))

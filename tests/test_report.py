@@ -1,0 +1,427 @@
+"""What report.html says of a run, without a browser."""
+
+import base64
+import errno
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from plotly.offline import get_plotlyjs
+
+from mfcdm.commands import reporting
+from mfcdm.datasets import Clouds, rescaled
+from mfcdm.evaluation import Protocol, Report, Score
+from mfcdm.metrics import pairwise
+from mfcdm.report import write_report
+from mfcdm.report.nearest import NUM_CANDIDATES, _samplings, matches
+from mfcdm.report.records import thinned
+from mfcdm.report.samples import Samples, pairs
+from tests.commands.runs import SHAPES
+from tests.report_pages import HOSTILE, Page, ordinary_records, shapes, training, write_run, write_samples
+
+
+def page_of(folder, *arguments, **options):
+    return Page.at(write_report(folder, *arguments, **options))
+
+
+# Curves
+
+
+def test_curves_are_the_records(tmp_path):
+    records = list(ordinary_records(30))
+    charts = page_of(write_run(tmp_path / "run", records)).charts
+    drawn = {curve["name"]: curve for chart in charts.values() for curve in chart["curves"]}
+    ends = {"validation/1nna-cd/low", "validation/1nna-cd/high"}
+    names = {name for record in records for name in record} - {"step"}
+    assert drawn.keys() == names - ends
+    for name, curve in drawn.items():
+        rows = [record for record in records if name in record]
+        assert curve["x"] == [record["step"] for record in rows]
+        assert curve["y"] == [record[name] for record in rows]
+    band = drawn["validation/1nna-cd"]
+    assert (band["low"], band["high"]) == ([0.6] * 3, [0.8] * 3)
+
+
+def test_what_belongs_together_shares_a_chart_in_its_order(tmp_path):
+    names = [f"loss/level_{k}" for k in (10, 2, 0)]
+    names += [f"loss/log_snr/{edges}" for edges in ("3..inf", "-inf..-3", "-3..3")]
+    names += ["loss", "learning_rate", "custom/one", "custom/two", "a/b/x", "a/b/y", "validation/1nna-cd"]
+    page = page_of(write_run(tmp_path / "run", [{"step": 1} | dict.fromkeys(names, 1.0)]))
+    members = {key: [curve["name"] for curve in chart["curves"]] for key, chart in page.charts.items()}
+    assert {key: [name.rpartition("/")[2] for name in found] for key, found in members.items()} == {
+        "loss": ["loss"],
+        "loss/level": ["level_0", "level_2", "level_10"],
+        "loss/log_snr": ["-inf..-3", "-3..3", "3..inf"],
+        "validation/1nna-cd": ["1nna-cd"],
+        "a/b": ["x", "y"],
+        "custom/one": ["one"],
+        "custom/two": ["two"],
+        "learning_rate": ["learning_rate"],
+    }
+    sections = list(dict.fromkeys(chart["section"] for chart in page.data["charts"]))
+    assert sections == ["loss", "validation", "a", "custom", "training"]
+
+
+def test_an_axis_is_logarithmic_where_values_are_positive_and_far_apart(tmp_path):
+    values = {"m/wide": (1e-3, 1.0), "m/narrow": (0.5, 1.0), "m/zero": (0.0, 1.0), "m/nan": (math.nan, math.nan)}
+    records = [{"step": at, **{name: pair[at] for name, pair in values.items()}} for at in range(2)]
+    charts = page_of(write_run(tmp_path / "run", records)).charts
+    assert {key: chart["log"] for key, chart in charts.items()} == {name: name == "m/wide" for name in values}
+
+
+def test_a_long_run_keeps_its_ends_and_peaks(tmp_path):
+    records = [{"step": at, "loss": math.sin(at / 50), "seconds": float(at)} for at in range(10_000)]
+    records[4321]["loss"], records[4322]["loss"] = 50.0, -50.0
+    records[77]["loss"] = math.nan
+    page = page_of(write_run(tmp_path / "run", records))
+    (curve,) = page.charts["loss"]["curves"]
+    assert 1000 < len(curve["x"]) <= 2000
+    assert len(page.data["clock"]["steps"]) <= 2000
+    drawn = {step: value for step, value in zip(curve["x"], curve["y"], strict=True) if value is not None}
+    assert drawn == {step: records[step]["loss"] for step in drawn}
+    assert (curve["x"][0], curve["x"][-1]) == (0, 9_999)
+    assert (max(curve["y"]), min(curve["y"])) == (50.0, -50.0)
+    assert "gaps in the curves: 1" in page.text
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 1000])
+def test_thinning_keeps_few_points_of_any_curve(count):
+    values = np.random.default_rng(0).normal(size=count).tolist()
+    kept = thinned(values, 8)
+    assert kept == sorted(set(kept))
+    assert len(kept) <= 8
+    assert {0, count - 1, int(np.argmax(values)), int(np.argmin(values))} <= set(kept)
+    assert len(thinned([math.nan] * count, 8)) <= 8
+
+
+def test_damaged_lines_and_values_that_are_no_numbers_are_left_out_and_counted(tmp_path):
+    lines = [
+        {"step": 1, "loss": 1.0, "note": "text", "flag": True, "list": [1]},
+        '{"step": 2, "lo',
+        '{"loss": 3.0}',
+        '{"step": true, "loss": 3.0}',
+        "[1]",
+        "[" * 100_000,
+        "",
+        '{"step": 3, "loss": NaN, "seconds": Infinity, "huge": 1e999}',
+        '{"step": 5, "loss": 4.0}',
+        '{"step": 4, "loss": 2.0}',
+        '{"step": 4, "loss": 2.5}',
+    ]
+    run = write_run(tmp_path / "run", lines)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    page = page_of(run)
+    (curve,) = page.charts["loss"]["curves"]
+    assert (curve["x"], curve["y"]) == ([1, 3, 4, 5], [1.0, None, 2.5, 4.0])
+    assert page.charts.keys() == {"loss", "seconds", "huge"}
+    assert page.data["clock"] == {"steps": [], "seconds": []}
+    assert "Damaged lines of metrics.jsonl that are left out: 6." in page.text
+    assert "gaps in the curves: 3." in page.text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_has_nothing_yet_has_a_page(tmp_path, there):
+    run = tmp_path / "run"
+    run.mkdir()
+    if there:
+        (run / "metrics.jsonl").write_text("")
+    page = page_of(run)
+    assert page.data == {"charts": [], "clock": {"steps": [], "seconds": []}, "pairs": []}
+    for missing in ("There are no records", "No samples", "No config.yaml", "No environment.json", "No scores"):
+        assert missing in page.text
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        write_report(tmp_path / "elsewhere")
+
+
+# Samples
+
+
+def test_each_sample_is_beside_the_shape_that_it_copies(tmp_path):
+    """Other samplings of three training shapes, among so many that most are never compared."""
+    assert NUM_CANDIDATES < 120
+    copied = [5, 77, 119]
+    run = write_samples(write_run(tmp_path / "run"), shapes(120, 600, seed=1)[copied])
+    shown = page_of(run, training(120, 1024)).data["pairs"]
+    found = [pair["match"] for pair in shown]
+    assert [match["index"] for match in found] == copied
+    for match in found:
+        assert (match["num_points"], match["num_shapes"]) == (512, 120)
+        # both are chamfer distances of two independent samplings of one shape: means of 1,024 squared distances between
+        # neighbours on a segment, whose deviation is 2 to 3 times their mean, so 10 % of it here; 40 % is 3 of theirs
+        assert match["distance"] == pytest.approx(match["floor"], rel=0.4)
+        assert match["neighbour"] > 20 * match["floor"]
+    for pair in shown:
+        assert len(pair["generated"]["x"]) == 600
+        assert len(pair["nearest"]["z"]) == 1024
+
+
+def test_few_shapes_are_all_compared():
+    generated, clouds = list(shapes(4, 50, seed=3)), training(NUM_CANDIDATES, 40, seed=4)
+    drawn = torch.stack([_samplings(clouds, index, 20, seed=0)[0] for index in range(len(clouds))])
+    found = matches([cloud[:20] for cloud in generated], clouds)
+    expected = pairwise(torch.stack([cloud[:20] for cloud in generated]), drawn)
+    assert [match.index for match in found] == expected.argmin(dim=1).tolist()
+    assert [match.distance for match in found] == pytest.approx(expected.amin(dim=1).tolist())
+
+
+def test_a_copy_is_at_distance_nought_and_a_shape_is_not_its_own_neighbour():
+    clouds = training(3, 9)
+    once, again = _samplings(clouds, 1, 4, seed=0)
+    (match,) = matches([once], clouds)
+    assert (match.index, match.distance, match.num_points) == (1, 0.0, 4)
+    assert match.floor == pytest.approx(float(pairwise(once[None], again[None])))
+    others = [_samplings(clouds, index, 4, seed=0)[0] for index in (0, 2)]
+    assert match.neighbour == pytest.approx(float(pairwise(again[None], torch.stack(others)).min()))
+
+
+def test_a_single_shape_of_a_single_point_has_neither_neighbour_nor_floor():
+    (match,) = matches([torch.zeros(5, 3)], Clouds.join([torch.ones(1, 3)]))
+    assert (match.distance, match.neighbour, match.floor) == (6.0, None, None)  # |1 - 0|^2 = 3, from both sides
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e5])
+def test_coordinates_are_rounded_finer_than_a_thousandth_of_the_frame(scale):
+    clouds = [scale * (cloud + 2) for cloud in shapes(2, 300)]
+    for pair, cloud in zip(pairs(Samples(None, clouds, ["", ""])), clouds, strict=True):
+        shown = np.stack([pair["generated"][axis] for axis in "xyz"], axis=1)
+        assert np.abs(shown - cloud.double().numpy()).max() <= pair["reach"] / 1000
+        assert pair["outside"] == 0
+        assert pair["reach"] < 2 * scale  # around the cloud, whose half side is at most 1, and not around 0
+
+
+def test_stray_points_do_not_shrink_a_shape_and_are_counted():
+    cloud = torch.cat([shapes(1, 1000)[0], torch.full((3, 3), 40.0)])
+    (pair,) = pairs(Samples(None, [cloud], [""]))
+    assert pair["outside"] == 3
+    assert pair["reach"] < 2
+
+
+def test_clouds_of_several_sizes_in_the_plane_have_their_classes(tmp_path):
+    points = shapes(9, 3000, dim=2)
+    lengths = np.array([3000, 40] + [100] * 7)
+    run = write_samples(write_run(tmp_path / "run"), points, lengths=lengths, labels=np.arange(9) % 3)
+    shown = page_of(run, training(9, 90, dim=2)).data["pairs"]
+    assert [pair["points"] for pair in shown] == [3000, 40, *[100] * 6]  # the first eight
+    assert [len(pair["generated"]["x"]) for pair in shown] == [2048, 40, *[100] * 6]
+    assert {z for pair in shown for z in pair["generated"]["z"]} == {0.0}
+    assert shown[4]["title"] == "cloud 4: class 1"
+    assert {pair["match"]["num_points"] for pair in shown} == {40}
+
+
+def test_without_training_shapes_the_samples_are_alone_and_the_page_says_why(tmp_path):
+    run = write_samples(write_run(tmp_path / "run"), shapes(2, 64))
+    alone = page_of(run, missing="the data set is on the moon.")
+    flat = page_of(run, training(4, 64, dim=2))
+    for page, reason in ((alone, "the data set is on the moon."), (flat, "of one dimension, but are of [2, 3]")):
+        assert [(pair["nearest"], pair["match"]) for pair in page.data["pairs"]] == [(None, None)] * 2
+        assert "No training shapes beside the samples: " in page.text
+        assert reason in page.text
+
+
+def test_samples_below_the_run_are_shown_where_it_has_none_of_its_own(tmp_path):
+    run = write_samples(write_run(tmp_path / "run"), shapes(2, 32), name="more")
+    assert "clouds of more/samples.npz" in page_of(run).text
+    write_samples(run, shapes(3, 32))
+    page = page_of(run)
+    assert "The first 3 clouds of samples/samples.npz" in page.text
+
+
+# Configuration and scores
+
+
+def test_the_page_has_the_configuration_the_machine_and_the_commands(tmp_path):
+    config = {"name": "airplane", "seed": 7, "trainer": {"max_steps": 9, "inner": {"rate": [0.5, None]}}, "empty": {}}
+    environment = {"git": "abc123", "torch": "2.13.0", "command": ["train.py", "name=a b"]}
+    page = page_of(write_run(tmp_path / "a b" / "run", config=config, environment=environment))
+    for said in ("trainer.max_steps", "trainer.inner.rate", "[0.5, null]", "abc123", "2.13.0", "train.py 'name=a b'"):
+        assert said in page.text
+    folder = tmp_path / "a b" / "run"
+    assert f"python train.py 'resume={folder}'" in page.text
+    assert f"python sample.py 'checkpoint={folder}/checkpoints/last'" in page.text
+    assert "airplane: run" in page.text
+
+
+def test_the_scores_of_an_evaluation_and_of_training_are_there(tmp_path):
+    scores = [Score("1nna-cd", 0.625, 0.5, 0.75, 0.4, 0.6, p_value=0.03, best=0.5), Score("mmd-cd", 0.00123, best=0.0)]
+    report = Report(Protocol(), scores, {"clouds": 8}, ["a note of it"], {}, {}, {"reference": {"path": "held.npz"}})
+    run = write_run(tmp_path / "run", ordinary_records(20), {"validation": {"num_steps": 25}}, report=report.as_dict())
+    write_run(run / "broken", report={"scores": 3})
+    page = page_of(run)
+    for said in ("62.5 %", "50.0 % to 75.0 %", "40.0 % to 60.0 %", "0.03", "0.00123", "a note of it", "held.npz"):
+        assert said in page.text
+    assert f"Protocol {Protocol().in_words()}." in page.text
+    assert "32 generated clouds (sampler, 25 steps, averaged weights) against 32 clouds of the split val" in page.text
+    assert "70.0 % (60.0 % to 80.0 %)" in page.text
+    assert "broken/report.json is left out: it has no scores and no protocol" in page.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "samples/samples.npz", "more/report.json"])
+def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, name):
+    run = write_run(tmp_path / "run", ordinary_records(3))
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_bytes(b"\x00{[broken: \xff")
+    page = page_of(run)
+    assert name in page.text
+    assert "could not be read" in page.text
+    assert page.charts
+
+
+# Safety
+
+
+def hostile_run(folder):
+    """A run whose files hold an attempt to run a script wherever a string can stand."""
+    name = "run " + HOSTILE.replace("/", "|")  # a folder's name has no slash
+    record = {"step": 1, "loss": 1.0, HOSTILE: 1.0, f"{HOSTILE}/low": 0.0, f"{HOSTILE}/high": 2.0, f"{HOSTILE}_0": 1.0}
+    config = {"name": HOSTILE, HOSTILE: {HOSTILE: HOSTILE, "list": [HOSTILE]}, "sampler": {"_target_": HOSTILE}}
+    about = {"git": HOSTILE, HOSTILE: HOSTILE, "command": [HOSTILE]}
+    protocol = {"name": HOSTILE, HOSTILE: HOSTILE}
+    report = {"protocol": protocol, "scores": {HOSTILE: {"value": 1.0}}, "notes": [HOSTILE], "files": {"a": HOSTILE}}
+    validated = {"step": 2, "validation/1nna-cd": 0.5}
+    run = write_run(folder / name, [record, validated], config, environment=about, report=report)
+    return write_samples(run, shapes(2, 64), labels=np.array([0, 1]))
+
+
+def test_strings_from_files_are_text_and_nothing_else(tmp_path):
+    run = hostile_run(tmp_path)
+    page = page_of(run, training(4, 64), missing=HOSTILE)
+    assert len(page.scripts) == 3  # the data, plotly, and the page's own
+    assert not [tag for tag, _, _ in page.attributes if tag == "img"]
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("src", "href", "action")]
+    assert page.text.count(HOSTILE) >= 12
+    assert HOSTILE in [curve["name"] for chart in page.data["charts"] for curve in chart["curves"]]
+
+
+def test_a_class_may_have_any_name(tmp_path, monkeypatch):
+    run = write_samples(write_run(tmp_path / "run"), shapes(2, 64), labels=np.array([0, 1]))
+    monkeypatch.setattr("mfcdm.checkpoint.newest", lambda folder: run)
+    monkeypatch.setattr("mfcdm.checkpoint.read_state", lambda folder: {"step": 3, "categories": [HOSTILE, "mug"]})
+    (run / "state.json").write_text("{}")
+    page = page_of(run)
+    assert [pair["title"] for pair in page.data["pairs"]] == [f"cloud 0: {HOSTILE}", "cloud 1: mug"]
+    assert len(page.scripts) == 3
+
+
+def test_a_name_that_is_no_text_is_replaced(tmp_path):
+    run = write_run(tmp_path / "run", ['{"step": 1, "\\ud800": 1.0}'], environment={"git": "\ud800"})
+    assert "\ud800" in page_of(run).charts
+
+
+def test_the_page_loads_nothing_and_allows_its_own_scripts_alone(tmp_path):
+    run = write_samples(write_run(tmp_path / "run", ordinary_records(20)), shapes(3, 64))
+    path = write_report(run, training(4, 64))
+    page, whole = Page.at(path), path.read_text()
+    scripts = [text for about, text in page.scripts if "type" not in about]
+    assert scripts[0] == get_plotlyjs()
+    assert whole.count("plotly.js v") == 1
+    assert "http:" not in whole.replace(scripts[0], "")
+    assert "https:" not in whole.replace(scripts[0], "")
+    (policy,) = [value for _, name, value in page.attributes if name == "content" and value.startswith("default-src")]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert f"default-src 'none'; script-src 'sha256-{hashes[0]}' 'sha256-{hashes[1]}'; style-src" in policy
+    assert not {"connect-src", "font-src", "'unsafe-eval'"} & set(policy.replace(";", " ").split())
+
+
+def test_the_largest_page_is_below_ten_megabytes(tmp_path):
+    run = write_samples(write_run(tmp_path / "run", ordinary_records(10_000)), shapes(16, 4096))
+    path = write_report(run, training(8, 4096))
+    page = Page.at(path)
+    assert len(page.data["pairs"]) == 8
+    assert len(page.data["pairs"][7]["nearest"]["x"]) == 2048
+    assert path.stat().st_size < 10e6
+
+
+# Commands
+
+
+def test_training_ends_with_a_page(call, tmp_path):
+    ended = call("train", *SHAPES, "trainer.max_steps=2", "num_pictured=2", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert ended.err.endswith(f"report: {tmp_path / 'run' / 'report.html'}\n")
+    page = Page.at(tmp_path / "run" / "report.html")
+    written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert page.charts["loss"]["curves"][0]["y"] == [record["loss"] for record in written]
+    assert [0 <= pair["match"]["index"] < 6 for pair in page.data["pairs"]] == [True, True]
+    assert "samples are older" not in page.text
+
+
+def test_a_page_that_cannot_be_written_costs_nothing(call, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reporting, "write_report", full)
+    ended = call("train", *SHAPES, "trainer.max_steps=1", "num_pictured=0", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert "report.html could not be written: [Errno 28] No space left on device" in ended.err
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+
+
+def test_a_stopped_run_has_its_page_at_once(tmp_path, monkeypatch, capsys):
+    run = write_samples(write_run(tmp_path / "run", ordinary_records(3)), shapes(2, 64))
+    monkeypatch.setattr("mfcdm.report.samples.matches", lambda *_: pytest.fail("it looked for the nearest shapes"))
+    reporting.try_report(run, training(4, 64), stopped=True)
+    assert "the run was stopped" in Page.at(run / "report.html").text
+    assert f"report: {run / 'report.html'}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """A run on an archive, with samples in the scale of its normalisation."""
+    np.savez(tmp_path / "data.npz", points=1000 * shapes(5, 80, seed=2).numpy())
+    config = {key: {"_target_": "x"} for key in ("sde", "network", "subdivision", "branching")}
+    config |= {"dataset": {"_target_": "mfcdm.datasets.open_dataset", "path": str(tmp_path / "data.npz")}}
+    run = write_run(tmp_path / "run", ordinary_records(3), config | {"normalization": "box"})
+    return write_samples(run, rescaled(training(5, 80), "box").x[:2])
+
+
+def test_a_page_is_made_again_with_the_data_of_the_run(archived, capsys):
+    reporting.main([str(archived)])
+    found = [pair["match"] for pair in Page.at(archived / "report.html").data["pairs"]]
+    assert [match["index"] for match in found] == [0, 1]
+    assert all(match["distance"] < 0.1 for match in found)  # a box has the side 1: they are in one scale
+    assert capsys.readouterr().err == f"report: {archived / 'report.html'}\n"
+
+
+def test_data_that_are_gone_leave_the_samples_alone(archived, tmp_path):
+    (tmp_path / "data.npz").unlink()
+    reporting.main([str(archived)])
+    page = Page.at(archived / "report.html")
+    assert f"{tmp_path / 'data.npz'} is neither a file nor a folder" in page.text
+    assert [pair["match"] for pair in page.data["pairs"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"normalization": None}, "config.yaml does not say its normalization."),
+        ({"normalization": "cube"}, "normalization must be one of"),
+        ({"dataset": {"_target_": "os.getcwd"}}, "os.getcwd"),
+        ({"dataset": None}, "config.yaml does not say its dataset."),
+        ({"sde": None}, "lacks sde"),
+    ],
+)
+def test_a_configuration_that_names_no_data_leaves_the_samples_alone(archived, change, said):
+    config = yaml.safe_load((archived / "config.yaml").read_text()) | change
+    (archived / "config.yaml").write_text(
+        yaml.safe_dump({key: held for key, held in config.items() if held is not None})
+    )
+    reporting.main([str(archived)])
+    page = Page.at(archived / "report.html")
+    assert said in page.text
+    assert [pair["match"] for pair in page.data["pairs"]] == [None, None]
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["nowhere"], "nowhere is no run"), ([], "RUN"), (["a", "b"], "b")])
+def test_mistakes_end_in_one_sentence(arguments, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        reporting.main(arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert named in said
+    assert len(said.splitlines()) == 1
