@@ -18,6 +18,8 @@ import torch
 from mfcdm.sde import SDE, CosineVPSDE
 
 Spacing = Literal["snr", "time"]
+MAX_LEVELS = 64
+
 LevelWeights = Literal["uniform", "cost", "bound"]
 
 # A cloud of N points on a surface resolves detail of about N^(-1/2), so the last level, which holds all N, starts where
@@ -82,9 +84,11 @@ class Subdivision:
                 "num_particles >= 1, num_levels >= 1 and ratio >= 2 are needed, "
                 f"got {num_particles}, {num_levels} and {ratio}"
             )
-        if num_levels > num_particles.bit_length() or ratio ** (num_levels - 1) > num_particles:  # the former is quick
+        if num_levels > MAX_LEVELS:  # before anything is raised to its power
+            raise ValueError(f"num_levels must be at most {MAX_LEVELS}, got {num_levels}")
+        if ratio ** (num_levels - 1) > num_particles:
             raise ValueError(
-                f"{num_levels} levels of ratio {ratio} need at least {ratio}^{num_levels - 1} particles, "
+                f"{num_levels} levels of ratio {ratio} need at least {ratio ** (num_levels - 1)} particles, "
                 f"got num_particles={num_particles}"
             )
         last = num_levels - 1

@@ -95,6 +95,8 @@ def test_levels_that_do_not_fit_the_schedule_are_refused():
         Subdivision.dyadic(2**20, 20)
     with pytest.raises(ValueError, match="at least 8 particles"):
         Subdivision.dyadic(7, 4)
+    with pytest.raises(ValueError, match="at most 64, got 1000000000"):
+        Subdivision.dyadic(7, 10**9)  # 2^(10^9) would take minutes to write down
     with pytest.raises(ValueError, match="'snr' or 'time'"):
         Subdivision.dyadic(8, 2, spacing="log")
     with pytest.raises(ValueError, match="not above t_min"):
