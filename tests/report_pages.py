@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from mfcdm.datasets import Clouds
+from mfcdm.report import write_report
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">'\"&amp;"
 
@@ -56,6 +57,11 @@ class Page(HTMLParser):
     @property
     def charts(self):
         return {chart["key"]: chart for chart in self.data["charts"]}
+
+
+def page_of(folder: Path, *arguments, **options) -> Page:
+    """A run's page, written and read; arguments as of `write_report`."""
+    return Page.at(write_report(folder, *arguments, **options))
 
 
 def write_run(folder: Path, records=(), config=None, **files) -> Path:

@@ -1,32 +1,17 @@
 """What report.html says of a run, without a browser."""
 
 import base64
-import errno
 import hashlib
-import json
 import math
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from plotly.offline import get_plotlyjs
 
-from mfcdm.commands import reporting
-from mfcdm.datasets import Clouds, rescaled
 from mfcdm.evaluation import Protocol, Report, Score
-from mfcdm.metrics import pairwise
 from mfcdm.report import write_report
-from mfcdm.report.nearest import NUM_CANDIDATES, _samplings, matches
 from mfcdm.report.records import thinned
-from mfcdm.report.samples import Samples, pairs
-from tests.commands.runs import SHAPES
-from tests.report_pages import HOSTILE, Page, ordinary_records, shapes, training, write_run, write_samples
-
-
-def page_of(folder, *arguments, **options):
-    return Page.at(write_report(folder, *arguments, **options))
-
+from tests.report_pages import HOSTILE, Page, ordinary_records, page_of, shapes, training, write_run, write_samples
 
 # Curves
 
@@ -138,99 +123,6 @@ def test_a_run_that_has_nothing_yet_has_a_page(tmp_path, there):
         write_report(tmp_path / "elsewhere")
 
 
-# Samples
-
-
-def test_each_sample_is_beside_the_shape_that_it_copies(tmp_path):
-    """Other samplings of three training shapes, among so many that most are never compared."""
-    assert NUM_CANDIDATES < 120
-    copied = [5, 77, 119]
-    run = write_samples(write_run(tmp_path / "run"), shapes(120, 600, seed=1)[copied])
-    shown = page_of(run, training(120, 1024)).data["pairs"]
-    found = [pair["match"] for pair in shown]
-    assert [match["index"] for match in found] == copied
-    for match in found:
-        assert (match["num_points"], match["num_shapes"]) == (512, 120)
-        # both are chamfer distances of two independent samplings of one shape: means of 1,024 squared distances between
-        # neighbours on a segment, whose deviation is 2 to 3 times their mean, so 10 % of it here; 40 % is 3 of theirs
-        assert match["distance"] == pytest.approx(match["floor"], rel=0.4)
-        assert match["neighbour"] > 20 * match["floor"]
-    for pair in shown:
-        assert len(pair["generated"]["x"]) == 600
-        assert len(pair["nearest"]["z"]) == 1024
-
-
-def test_few_shapes_are_all_compared():
-    generated, clouds = list(shapes(4, 50, seed=3)), training(NUM_CANDIDATES, 40, seed=4)
-    drawn = torch.stack([_samplings(clouds, index, 20, seed=0)[0] for index in range(len(clouds))])
-    found = matches([cloud[:20] for cloud in generated], clouds)
-    expected = pairwise(torch.stack([cloud[:20] for cloud in generated]), drawn)
-    assert [match.index for match in found] == expected.argmin(dim=1).tolist()
-    assert [match.distance for match in found] == pytest.approx(expected.amin(dim=1).tolist())
-
-
-def test_a_copy_is_at_distance_nought_and_a_shape_is_not_its_own_neighbour():
-    clouds = training(3, 9)
-    once, again = _samplings(clouds, 1, 4, seed=0)
-    (match,) = matches([once], clouds)
-    assert (match.index, match.distance, match.num_points) == (1, 0.0, 4)
-    assert match.floor == pytest.approx(float(pairwise(once[None], again[None])))
-    others = [_samplings(clouds, index, 4, seed=0)[0] for index in (0, 2)]
-    assert match.neighbour == pytest.approx(float(pairwise(again[None], torch.stack(others)).min()))
-
-
-def test_a_single_shape_of_a_single_point_has_neither_neighbour_nor_floor():
-    (match,) = matches([torch.zeros(5, 3)], Clouds.join([torch.ones(1, 3)]))
-    assert (match.distance, match.neighbour, match.floor) == (6.0, None, None)  # |1 - 0|^2 = 3, from both sides
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e5])
-def test_coordinates_are_rounded_finer_than_a_thousandth_of_the_frame(scale):
-    clouds = [scale * (cloud + 2) for cloud in shapes(2, 300)]
-    for pair, cloud in zip(pairs(Samples(None, clouds, ["", ""])), clouds, strict=True):
-        shown = np.stack([pair["generated"][axis] for axis in "xyz"], axis=1)
-        assert np.abs(shown - cloud.double().numpy()).max() <= pair["reach"] / 1000
-        assert pair["outside"] == 0
-        assert pair["reach"] < 2 * scale  # around the cloud, whose half side is at most 1, and not around 0
-
-
-def test_stray_points_do_not_shrink_a_shape_and_are_counted():
-    cloud = torch.cat([shapes(1, 1000)[0], torch.full((3, 3), 40.0)])
-    (pair,) = pairs(Samples(None, [cloud], [""]))
-    assert pair["outside"] == 3
-    assert pair["reach"] < 2
-
-
-def test_clouds_of_several_sizes_in_the_plane_have_their_classes(tmp_path):
-    points = shapes(9, 3000, dim=2)
-    lengths = np.array([3000, 40] + [100] * 7)
-    run = write_samples(write_run(tmp_path / "run"), points, lengths=lengths, labels=np.arange(9) % 3)
-    shown = page_of(run, training(9, 90, dim=2)).data["pairs"]
-    assert [pair["points"] for pair in shown] == [3000, 40, *[100] * 6]  # the first eight
-    assert [len(pair["generated"]["x"]) for pair in shown] == [2048, 40, *[100] * 6]
-    assert {z for pair in shown for z in pair["generated"]["z"]} == {0.0}
-    assert shown[4]["title"] == "cloud 4: class 1"
-    assert {pair["match"]["num_points"] for pair in shown} == {40}
-
-
-def test_without_training_shapes_the_samples_are_alone_and_the_page_says_why(tmp_path):
-    run = write_samples(write_run(tmp_path / "run"), shapes(2, 64))
-    alone = page_of(run, missing="the data set is on the moon.")
-    flat = page_of(run, training(4, 64, dim=2))
-    for page, reason in ((alone, "the data set is on the moon."), (flat, "of one dimension, but are of [2, 3]")):
-        assert [(pair["nearest"], pair["match"]) for pair in page.data["pairs"]] == [(None, None)] * 2
-        assert "No training shapes beside the samples: " in page.text
-        assert reason in page.text
-
-
-def test_samples_below_the_run_are_shown_where_it_has_none_of_its_own(tmp_path):
-    run = write_samples(write_run(tmp_path / "run"), shapes(2, 32), name="more")
-    assert "clouds of more/samples.npz" in page_of(run).text
-    write_samples(run, shapes(3, 32))
-    page = page_of(run)
-    assert "The first 3 clouds of samples/samples.npz" in page.text
-
-
 # Configuration and scores
 
 
@@ -334,94 +226,3 @@ def test_the_largest_page_is_below_ten_megabytes(tmp_path):
     assert len(page.data["pairs"]) == 8
     assert len(page.data["pairs"][7]["nearest"]["x"]) == 2048
     assert path.stat().st_size < 10e6
-
-
-# Commands
-
-
-def test_training_ends_with_a_page(call, tmp_path):
-    ended = call("train", *SHAPES, "trainer.max_steps=2", "num_pictured=2", "hydra.run.dir=run")
-    assert ended.code == 0, ended.err
-    assert ended.err.endswith(f"report: {tmp_path / 'run' / 'report.html'}\n")
-    page = Page.at(tmp_path / "run" / "report.html")
-    written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert page.charts["loss"]["curves"][0]["y"] == [record["loss"] for record in written]
-    assert [0 <= pair["match"]["index"] < 6 for pair in page.data["pairs"]] == [True, True]
-    assert "samples are older" not in page.text
-
-
-def test_a_page_that_cannot_be_written_costs_nothing(call, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(reporting, "write_report", full)
-    ended = call("train", *SHAPES, "trainer.max_steps=1", "num_pictured=0", "hydra.run.dir=run")
-    assert ended.code == 0, ended.err
-    assert "report.html could not be written: [Errno 28] No space left on device" in ended.err
-    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
-
-
-def test_a_stopped_run_has_its_page_at_once(tmp_path, monkeypatch, capsys):
-    run = write_samples(write_run(tmp_path / "run", ordinary_records(3)), shapes(2, 64))
-    monkeypatch.setattr("mfcdm.report.samples.matches", lambda *_: pytest.fail("it looked for the nearest shapes"))
-    reporting.try_report(run, training(4, 64), stopped=True)
-    assert "the run was stopped" in Page.at(run / "report.html").text
-    assert f"report: {run / 'report.html'}" in capsys.readouterr().err
-
-
-@pytest.fixture
-def archived(tmp_path):
-    """A run on an archive, with samples in the scale of its normalisation."""
-    np.savez(tmp_path / "data.npz", points=1000 * shapes(5, 80, seed=2).numpy())
-    config = {key: {"_target_": "x"} for key in ("sde", "network", "subdivision", "branching")}
-    config |= {"dataset": {"_target_": "mfcdm.datasets.open_dataset", "path": str(tmp_path / "data.npz")}}
-    run = write_run(tmp_path / "run", ordinary_records(3), config | {"normalization": "box"})
-    return write_samples(run, rescaled(training(5, 80), "box").x[:2])
-
-
-def test_a_page_is_made_again_with_the_data_of_the_run(archived, capsys):
-    reporting.main([str(archived)])
-    found = [pair["match"] for pair in Page.at(archived / "report.html").data["pairs"]]
-    assert [match["index"] for match in found] == [0, 1]
-    assert all(match["distance"] < 0.1 for match in found)  # a box has the side 1: they are in one scale
-    assert capsys.readouterr().err == f"report: {archived / 'report.html'}\n"
-
-
-def test_data_that_are_gone_leave_the_samples_alone(archived, tmp_path):
-    (tmp_path / "data.npz").unlink()
-    reporting.main([str(archived)])
-    page = Page.at(archived / "report.html")
-    assert f"{tmp_path / 'data.npz'} is neither a file nor a folder" in page.text
-    assert [pair["match"] for pair in page.data["pairs"]] == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"normalization": None}, "config.yaml does not say its normalization."),
-        ({"normalization": "cube"}, "normalization must be one of"),
-        ({"dataset": {"_target_": "os.getcwd"}}, "os.getcwd"),
-        ({"dataset": None}, "config.yaml does not say its dataset."),
-        ({"sde": None}, "lacks sde"),
-    ],
-)
-def test_a_configuration_that_names_no_data_leaves_the_samples_alone(archived, change, said):
-    config = yaml.safe_load((archived / "config.yaml").read_text()) | change
-    (archived / "config.yaml").write_text(
-        yaml.safe_dump({key: held for key, held in config.items() if held is not None})
-    )
-    reporting.main([str(archived)])
-    page = Page.at(archived / "report.html")
-    assert said in page.text
-    assert [pair["match"] for pair in page.data["pairs"]] == [None, None]
-
-
-@pytest.mark.parametrize(("arguments", "named"), [(["nowhere"], "nowhere is no run"), ([], "RUN"), (["a", "b"], "b")])
-def test_mistakes_end_in_one_sentence(arguments, named, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        reporting.main(arguments)
-    said = capsys.readouterr().err
-    assert end.value.code == 2
-    assert named in said
-    assert len(said.splitlines()) == 1

@@ -1,7 +1,6 @@
 """Batches as a function of (seed, step) alone, so that a resumed run sees what an uninterrupted one would."""
 
-import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -88,31 +87,23 @@ class Batches:
 class BatchesAhead(Batches):
     """The same batches; while a step computes, the next one's batch is read in a thread.
 
-    A thread reads one batch and ends, so that nothing has to be stopped when a run ends, whatever ends it. What fails
-    in it is raised by the `at` that asks for its batch.
+    What fails in the thread is raised by the `at` that asks for the batch. The thread ends with this object, or with
+    the program, at most one batch later; there is nothing to be stopped, whatever ends a run.
     """
 
+    _reader: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "batches"), init=False, repr=False, compare=False
+    )
     _ahead: dict[int, "Future[Clouds]"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def at(self, step: int) -> Clouds:
         """Batch `step`."""
         ready = self._ahead.pop(step, None)
         batch = self._read(step) if ready is None else ready.result()
-        self._ahead.clear()
-        self._ahead[step + 1] = self._begun(step + 1)
+        while self._ahead:  # what was read for a step that did not come
+            self._ahead.popitem()[1].cancel()
+        self._ahead[step + 1] = self._reader.submit(self._read, step + 1)
         return batch
-
-    def _begun(self, step: int) -> "Future[Clouds]":
-        future: Future[Clouds] = Future()
-
-        def read() -> None:
-            try:
-                future.set_result(self._read(step))
-            except BaseException as error:  # of any kind: it belongs to whoever asks for the batch
-                future.set_exception(error)
-
-        threading.Thread(target=read, name=f"batch {step}").start()
-        return future
 
 
 def distinct(num_points: int, size: int, generator: torch.Generator) -> Tensor:

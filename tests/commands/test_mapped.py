@@ -1,7 +1,5 @@
 """Runs on clouds that stay in their files."""
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -37,7 +35,6 @@ def test_a_run_on_files_ends_in_the_weights_of_one_in_memory(call, both, tmp_pat
         validated = [record["validation/1nna-cd"] for record in records(run) if "validation/1nna-cd" in record]
         found.append((weights, validated))
     assert found[0] == found[1]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batch")]
 
 
 def test_unknown_keys_and_damaged_files_end_in_a_sentence(call, both, tmp_path):

@@ -1,4 +1,8 @@
+import gc
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,15 +22,13 @@ def same(a: Clouds, b: Clouds) -> bool:
     return all((x is None) == (y is None) and (x is None or torch.equal(x, y)) for x, y in pairs)
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("batch")]
-
-
 def ended() -> bool:
-    """Whether no thread of batches is left, once those that read have had their time."""
-    for thread in threads():
+    """Whether no thread of batches is left, once the last one has had its time."""
+    gc.collect()
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    for thread in left:
         thread.join(10)
-    return not threads()
+    return not any(thread.is_alive() for thread in left)
 
 
 @pytest.mark.parametrize("sizes", [MIXED, EQUAL], ids=["mixed", "equal"])
@@ -42,6 +44,7 @@ def test_batches_of_files_are_those_of_memory_to_the_last_bit(tmp_path, sizes, o
     for step in (0, 1, 2, 2, 7, 3, 4):  # a resumed run begins anywhere
         assert same(there.at(step), here.at(step))
     assert torch.equal(there.generator(5).get_state(), here.generator(5).get_state())
+    del there
     assert ended()
 
 
@@ -53,42 +56,47 @@ def test_the_next_batch_is_read_while_a_step_computes(monkeypatch):
     )
     for step in range(3):
         batches.at(step)
-    assert ended()
-    assert reads == [(0, "MainThread"), *((step, f"batch {step}") for step in (1, 2, 3))]
+    batches._reader.shutdown()
+    assert reads == [(0, "MainThread"), *((step, "batches_0") for step in (1, 2, 3))]
 
 
 def test_what_fails_in_the_thread_is_raised_by_the_step_that_needs_it(tmp_path):
-    made = Made(EQUAL)
-    batches = BatchesAhead(clouds_of(written(tmp_path / "a", made)), 1, 0)
-    bad = next(step for step in range(1, 10) if int(batches.indices(step)) >= 4)
-    path = tmp_path / "a" / f"train-{int(batches.indices(bad)) // 4:05d}.npy"
-    before = batches.at(bad - 1)  # the thread for `bad` may have read already
-    assert ended()
-    batches._ahead.clear()
+    batches = BatchesAhead(clouds_of(written(tmp_path / "a", Made(EQUAL))), 1, 0)
+    shards = [int(batches.indices(step)) // 4 for step in range(10)]
+    bad = next(step for step in range(2, 10) if shards[step] != shards[step - 1])
+    path = tmp_path / "a" / f"train-{shards[bad]:05d}.npy"
     content = path.read_bytes()
     path.write_bytes(content[:130])
-    batches._ahead[bad] = batches._begun(bad)
-    assert ended()  # it has failed, and nothing was raised here
+    fine = batches.at(bad - 1)  # the batch behind it fails, and nothing is raised here
     with pytest.raises(ValueError, match="was cut to 130 bytes while in use"):
         batches.at(bad)
-    assert ended()
     path.write_bytes(content)
-    assert same(batches.at(bad - 1), before)
+    assert same(batches.at(bad - 1), fine)
+    del batches
     assert ended()
 
 
 def test_a_run_that_is_left_in_its_midst_leaves_no_thread():
-    batches = BatchesAhead(Clouds.of(Made(EQUAL)), 4, 0)
-
     def run() -> None:
+        batches = BatchesAhead(Clouds.of(Made(EQUAL)), 4, 0)
         for step in range(100):
             batches.at(step)
             if step == 3:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         run()
     assert ended()
+
+
+def test_a_program_that_stops_anywhere_ends_at_once():
+    """With its own error and no word of the thread."""
+    code = (
+        "import torch; from mfcdm.datasets import Clouds; from mfcdm.training.batches import BatchesAhead\n"
+        "batches = BatchesAhead(Clouds(torch.zeros(9, 4, 3)), 4, 0); batches.at(0); raise SystemExit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
 def test_larger_clouds_are_thinned_and_smaller_ones_are_whole(tmp_path):
