@@ -20,6 +20,14 @@ Pair = tuple[int, int]  # row and column of a matrix
 DENSITY_FLOOR = 4e-3
 
 
+LARGEST_FACTOR = 12.0  # learned lengths and variances stay within exp(12) of where they begin
+
+
+def bounded_exp(logarithm: Tensor, start: Tensor) -> Tensor:
+    """exp(start + L tanh((logarithm - start) / L)), L = 12: the exponential near its start, never 0 or infinite."""
+    return (start + LARGEST_FACTOR * ((logarithm - start) / LARGEST_FACTOR).tanh()).exp()
+
+
 def log_bandwidths(num_scales: int) -> Tensor:
     """log b_h from 1/8 to 3/4 of the radius, (H,)."""
     return torch.linspace(math.log(1 / 8), math.log(3 / 4), num_scales)
@@ -53,7 +61,15 @@ class LocalGaussian(nn.Module):
         self.log_noise = nn.Linear(width, num_scales)
         nn.init.zeros_(self.log_noise.weight)
         with torch.no_grad():
-            self.log_noise.bias.copy_(2 * (self.bandwidth / 4).log())  # sqrt(c) = b / 4
+            self.log_noise.bias.copy_(self._start())
+
+    def _start(self) -> Tensor:
+        """log c as it begins, (H,): sqrt(c) = b / 4."""
+        return 2 * (self.bandwidth / 4).log()
+
+    def noise(self, condition: Tensor) -> Tensor:
+        """c at the embeddings of time (B, width), (B, H)."""
+        return bounded_exp(self.log_noise(condition), self._start().to(condition.dtype))
 
     def forward(self, neighbours: Neighbourhood, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Fit at every particle.
@@ -67,7 +83,7 @@ class LocalGaussian(nn.Module):
         """
         x, bandwidth = neighbours.x, self.bandwidth
         density, offset, covariance = self._moments(neighbours, bandwidth)
-        noise = self.log_noise(condition).to(x.dtype).exp()[..., None]  # (B, H, 1)
+        noise = self.noise(condition).to(x.dtype)[..., None]  # (B, H, 1)
         across = solve_positive(covariance, offset.unbind(-1), noise) * noise.sqrt()[..., None]
         offset = offset / bandwidth[:, None, None].to(x.dtype)
         features = torch.cat((density.log(), offset, across), dim=-1).movedim(1, 2).flatten(start_dim=2)
@@ -109,11 +125,15 @@ class LocalInteraction(nn.Module):
         self.out = nn.Linear(num_scales * channels, width)
         self.log_bandwidth = nn.Parameter(log_bandwidths(num_scales))
 
+    def bandwidth(self) -> Tensor:
+        """b_h in units of the radius, (H,)."""
+        return bounded_exp(self.log_bandwidth, log_bandwidths(self.num_scales).to(self.log_bandwidth))
+
     def forward(self, h: Tensor, neighbours: Neighbourhood) -> Tensor:
         """States h (B, N, width) -> (B, N, width)."""
         v = self.value(h).unflatten(-1, (self.num_scales, self.channels)).movedim(2, 1)  # (B, H, N, C)
         v = torch.cat((torch.ones_like(v[..., :1]), v), dim=-1)
-        average = neighbours.average(v, self.log_bandwidth.exp())
+        average = neighbours.average(v, self.bandwidth())
         average = average[..., 1:] / (average[..., :1] + DENSITY_FLOOR)
         return self.out(average.movedim(1, 2).flatten(start_dim=2))
 

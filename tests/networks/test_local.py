@@ -51,7 +51,7 @@ def test_the_gaussian_fit_is_its_definition(dim, num_particles):
     layer, x = local_gaussian(dim), 0.3 * cloud(2, num_particles, dim)
     condition = torch.randn(2, 8, generator=generator(1), dtype=torch.float64)
     features, vectors = layer(whole(x), condition)
-    noise, bandwidth = layer.log_noise(condition).exp(), layer.bandwidth
+    noise, bandwidth = layer.noise(condition), layer.bandwidth
     size = 1 + 2 * dim
     for b in range(2):
         for h in range(SCALES):
@@ -138,9 +138,38 @@ def test_rounding_cannot_blow_up_the_fit():
     layer, condition = local_gaussian().float(), torch.zeros(1, 8)
     _, vectors = layer(whole(0.3 * cloud(1, 200).float() + 3000.0), condition)
     offset = (vectors[..., 0::2, :] * layer.bandwidth[:, None]).norm(dim=-1)
-    c = layer.log_noise(condition).exp()[:, None]
+    c = layer.noise(condition)[:, None]
     # |sqrt(c) (C + c I)^-1 d| <= |d| / sqrt(c) for every C that could be, with some roundings
     assert bool((vectors[..., 1::2, :].norm(dim=-1) <= 1.001 * offset / c.sqrt()).all())
+
+
+def test_learned_scales_are_exponentials_where_they_begin():
+    """c and b move as exp of their weights do: slope 1 at the start, and 2 % less after a change of e^3."""
+    for change in (1e-4, 3.0):
+        fit, convolution = local_gaussian(), LocalInteraction(8, SCALES, 2).double()
+        start, at_start = torch.zeros(1, 8).double(), convolution.bandwidth().detach()
+        noise = fit.noise(start).detach()
+        with torch.no_grad():
+            fit.log_noise.bias += change
+            convolution.log_bandwidth += change
+        for grown in (fit.noise(start) / noise, convolution.bandwidth() / at_start):
+            # tanh(x) = x - x^3 / 3 + ..., x = change / 12; 1e-7 is what float32 leaves of the start
+            assert bool(((grown.log() / change - 1).abs() < (change / 12) ** 2 / 3 + 1e-7 / change).all())
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_no_weights_make_the_layers_overflow(sign):
+    """Far beyond where float32's exponential is 0 or infinite, outputs and gradients are finite."""
+    fit, convolution = local_gaussian().float(), LocalInteraction(8, SCALES, 2)
+    with torch.no_grad():
+        fit.log_noise.bias += sign * 1e4
+        convolution.log_bandwidth += sign * 1e4
+    x, condition = (0.3 * cloud(2, 40)).float().requires_grad_(), torch.zeros(2, 8)
+    neighbours = whole(x)
+    out = [*fit(neighbours, condition), convolution(torch.ones(2, 40, 8), neighbours)]
+    sum(y.square().sum() for y in out).backward()
+    parameters = [p for layer in (fit, convolution) for p in layer.parameters()]
+    assert all(bool(y.isfinite().all()) for y in [*out, x.grad, *(p.grad for p in parameters)])
 
 
 def test_the_convolution_is_its_definition():
@@ -148,7 +177,7 @@ def test_the_convolution_is_its_definition():
     layer, x = LocalInteraction(8, SCALES, 2).double(), 0.3 * cloud(1, 33)
     h = torch.randn(1, 33, 8, generator=generator(1), dtype=torch.float64)
     averages = []
-    for scale, bandwidth in enumerate(layer.log_bandwidth.exp()):
+    for scale, bandwidth in enumerate(layer.bandwidth()):
         w = weights(x[0], bandwidth)
         v = layer.value(h)[0, :, 2 * scale : 2 * scale + 2]
         averages.append(w @ v / (w.sum(1, keepdim=True) + DENSITY_FLOOR))
