@@ -109,7 +109,7 @@ def energy(rule: Branching, levels: Subdivision, x_0: Tensor) -> float:
 
 def on_exact_laws(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows of the exact laws; the first two are always made, and others are compared with them."""
-    variants: list[tuple[str, Subdivision | None, list[Branching], str]] = [
+    variants: list[tuple[str, Subdivision | None, list[Renoise], str]] = [
         ("fresh sample", None, [Renoise(0.0)], "copies"),
         ("full cardinality", ONE_LEVEL, [Renoise(0.0)], "copies"),
     ]
@@ -119,25 +119,25 @@ def on_exact_laws(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     variants.append(("snr spacing, learned", levels, [Renoise(push) for push in LEARNED_PUSHES], "learned"))
     variants.append(("snr spacing, learned, no z", levels, [Renoise(0.0)], "no z"))
     full = float("nan")
-    for name, levels, pushes, kind in variants:
-        if levels not in (None, ONE_LEVEL) and options.only not in name:
+    for name, over, pushes, kind in variants:
+        if over not in (None, ONE_LEVEL) and options.only not in name:
             continue
         errors: list[list[Tensor]] = [[] for _ in pushes]
         energies = []
         for seed in range(options.seeds):
             rule: Learned | None = None
-            if kind != "copies":
-                rule = learned(seed, levels, options.learning_steps, noise=kind == "learned")
-            if levels is not None and levels.num_levels > 1:
+            if kind != "copies" and over is not None:
+                rule = learned(seed, over, options.learning_steps, noise=kind == "learned")
+            if over is not None and over.num_levels > 1:
                 fresh = law(seed).sample(32, 3 * NUM_PARTICLES, torch.Generator().manual_seed(900 + seed))
-                energies.append(energy(rule or Renoise(0.0), levels, fresh))
+                energies.append(energy(rule or Renoise(0.0), over, fresh))
             for found, push in zip(errors, pushes, strict=True):
                 if rule is not None:
                     rule.renoise = push
-                if levels is None:
+                if over is None:
                     x = law(seed).sample(options.clouds, NUM_PARTICLES, torch.Generator().manual_seed(seed))
                 else:
-                    x = generated(levels, rule or push, options.clouds, options.steps, seed)
+                    x = generated(over, rule or push, options.clouds, options.steps, seed)
                 found.append(cloud_errors(x, law(seed), seed=1000 + seed))
         for found, push in zip(errors, pushes, strict=True):
             every = torch.stack(found)
@@ -172,9 +172,10 @@ def on_shapes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name, over in (("full cardinality", one_level), ("renoise", levels), ("learned", levels)):
         for push in pushes if over is levels else pushes[:1]:
             rule.renoise = push
-            used = rule if name == "learned" else push
-            kinds = {"num_clouds": real.num_clouds, "num_particles": SHAPE_POINTS}
-            x = normalization.undo(generate(averaged, SDE, Langevin(num_steps=options.steps), over, used, **kinds))
+            used: Branching = rule if name == "learned" else push
+            sampler = Langevin(num_steps=options.steps)
+            drawn = generate(averaged, SDE, sampler, over, used, num_clouds=real.num_clouds, num_particles=SHAPE_POINTS)
+            x = normalization.undo(drawn)
             row = scores(x, real, None)
             full = row["surface_percent"] if name == "full cardinality" else full
             about = {"variant": name, "push": push.push, "error": row["surface_percent"], "standard_error": ""}

@@ -16,6 +16,7 @@ Prints a table and writes completion.csv beside this file, with the hardware's n
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def main() -> None:
 
         makers: dict[str, Callable[[], Tensor]] = {"noise": filled, "nearest training shape": looked_up}
         for name, hold in HOLDS.items():
-            makers[name] = lambda hold=hold, given=given: completed(model, given, hold, options)
+            makers[name] = functools.partial(completed, model, given, hold, options)
         made: dict[str, Tensor] = {}
         for name, make in makers.items():
             begun = time.perf_counter()

@@ -116,7 +116,8 @@ def measured(method: str, problem: Problem, foreseen: Callable[[str], float]) ->
         if foreseen(name) > options.seconds:
             yield {"pass": name, "status": f"not run: about {foreseen(name):.0f} s"}
             continue
-        held, results = forget_peak(device), []
+        results: list[torch.Tensor] = []
+        held = forget_peak(device)
         first = timed(lambda function=function, results=results: results.append(function()), device)  # type: ignore[misc]
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident(peak=True)
         again = 0 if first > options.seconds / 10 and device != "cuda" else max(3, min(20, int(0.3 / max(first, 1e-3))))

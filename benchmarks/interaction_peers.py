@@ -100,7 +100,7 @@ def flex_attention(problem: Problem) -> Run:
         index, sharpness = order[:, None, :, None].expand_as(v), 0.5 / bandwidth**2
 
         def score(_: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            d2 = sum((points[b, i, d] - points[b, j, d]) ** 2 for d in range(3))
+            d2: Tensor = sum((points[b, i, d] - points[b, j, d]) ** 2 for d in range(3))  # type: ignore[assignment]
             return -sharpness[h] * d2 + 2 * torch.log((1 - d2 / problem.radius**2).clamp(min=1e-12))
 
         zero = torch.zeros_like(v)

@@ -158,8 +158,16 @@ def checkpoint_draws(path: str, num_clouds: int) -> dict[str, Draw]:
     def ours(sampler: Sampler, cost: int) -> Draw:
         def draw(evaluations: int, seed: int) -> torch.Tensor:
             steps = max((evaluations - 1) // cost, model.subdivision.num_levels)
-            parts: tuple[Any, ...] = (model.network, model.sde, sampler.with_steps(steps), model.subdivision)
-            return generate(*parts, model.branching, num_clouds=num_clouds, num_particles=size, seed=seed)
+            return generate(
+                model.network,
+                model.sde,
+                sampler.with_steps(steps),
+                model.subdivision,
+                model.branching,
+                num_clouds=num_clouds,
+                num_particles=size,
+                seed=seed,
+            )
 
         return draw
 
@@ -233,8 +241,11 @@ def measure(options: argparse.Namespace) -> None:
         for title, (law, num_clouds) in LAWS.items():
             fresh = [law.sample(num_clouds, NUM_PARTICLES, torch.Generator().manual_seed(s)) for s in range(200, 216)]
             floor = sum(law_error(x, law, 100 + k) for k, x in enumerate(fresh)) / len(fresh)
-            draws = exact_draws(law, num_clouds)
-            rows += table(title, draws, lambda x, seed, law=law: law_error(x, law, seed + 300), floor, options.seeds)
+
+            def error(x: torch.Tensor, seed: int, law: GaussianMixture | ShapeMixture = law) -> float:
+                return law_error(x, law, seed + 300)
+
+            rows += table(title, exact_draws(law, num_clouds), error, floor, options.seeds)
     add_rows(options.output, rows, same=("law", "sampler", "evaluations"), particles=NUM_PARTICLES)
 
 

@@ -16,7 +16,8 @@ def build(config: Mapping[str, Any], kind: type[T], /, *, trust: bool = False, *
     """Call what `config["_target_"]` names with the configuration's other entries.
 
     A configuration may come with a file that somebody else wrote. So the target must be a class of mfcdm, or a class
-    method of one, that makes an instance of `kind`, and no entry may itself be a configuration with a target.
+    method of one, that makes an instance of `kind`. An entry that is itself a configuration with a target is built by
+    the same rule, where the argument's annotation names a class of mfcdm, of which it must be; elsewhere it is refused.
 
     Args:
         config: {"_target_": "mfcdm.module.Class", argument: plain value, ...}.
@@ -37,8 +38,13 @@ def build(config: Mapping[str, Any], kind: type[T], /, *, trust: bool = False, *
         return _build_trusted(config, kind, target, extra)
     make = _own_class(target, kind)
     arguments = {key: value for key, value in config.items() if key != "_target_"}
-    if _holds_target(list(arguments.values())):
-        raise ValueError(f"a configuration of {target} may not hold another _target_")
+    hints = {_key(name): hint for name, hint in _hints(make).items()}
+    for key, value in arguments.items():
+        own = _own_kind(hints.get(key))
+        if own is not None and isinstance(value, Mapping) and "_target_" in value:
+            arguments[key] = build(value, own)
+        elif _holds_target(value):
+            raise ValueError(f"a configuration of {target} may not hold another _target_, as its {key} does")
     return _called(make, target, kind, arguments, extra)
 
 
@@ -117,6 +123,13 @@ def _own_class(target: str, kind: type) -> Any:
             raise ValueError(refusal)
         return getattr(cls, parts[-1])
     raise ValueError(refusal)
+
+
+def _own_kind(hint: Any) -> type | None:
+    """The one class of mfcdm that an annotation names, alone or among others."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    own = [part for part in parts if inspect.isclass(part) and part.__module__.split(".")[0] == "mfcdm"]
+    return own[0] if len(own) == 1 else None
 
 
 def _called(make: Any, target: str, kind: type[T], arguments: dict[str, Any], extra: dict[str, Any]) -> T:

@@ -119,7 +119,7 @@ def _cost(source: Path, state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     training = state.get("training")
     seconds = training.get("seconds") if isinstance(training, dict) else None
     minutes = f", {seconds / 60:.1f} minutes" if isinstance(seconds, int | float) else ""
-    yield "training", f"{state['step']:,} steps{minutes}"
+    yield "training", f"{state['step']:,} {'step' if state['step'] == 1 else 'steps'}{minutes}"
     folder = source.resolve().parent  # of a run, where it is called checkpoints
     path = folder.parent / "environment.json"
     if folder.name != "checkpoints" or not path.is_file():

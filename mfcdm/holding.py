@@ -122,7 +122,8 @@ class HeldScore:
             s = self.score(cloud, t)
             s_known = s[:, :num_given]
         if not s.requires_grad:
-            raise ValueError("conditioning needs a score that is differentiable in x, or Hold(directions=0)")
+            how = f"conditioning with directions={self.hold.directions}"
+            raise ValueError(f"{how} needs a score that is differentiable in x; directions=0 does without")
         return s[:, num_given:].detach() + self._correction(s_known, cloud, alpha, sigma)
 
     def _noise(self) -> Tensor:

@@ -11,6 +11,7 @@ from mfcdm.samplers import ProbabilityFlow, Score, time_grid
 from mfcdm.samplers.base import Point, System
 from mfcdm.samplers.grids import Grid
 from mfcdm.sde import SDE
+from mfcdm.wording import counted
 
 Matching = Literal["noise", "data", "none"]
 MATCHINGS: tuple[Matching, ...] = ("noise", "data", "none")
@@ -41,7 +42,8 @@ def encode(score: Score, sde: SDE, x: Tensor, *, num_steps: int = 50, grid: Grid
     for before, after in pairwise([Point.at(sde, t) for t in times]):
         x, _ = flow.step(x, before, after, system, None)
     if not bool(x.isfinite().all()):
-        raise FloatingPointError(f"the probability flow of {num_steps} steps led to non-finite noise; take more steps")
+        steps = counted(num_steps, "step")
+        raise FloatingPointError(f"the probability flow of {steps} led to non-finite noise; take more steps")
     return x
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from mfcdm.datasets import Clouds
 from mfcdm.datasets.clouds import Scheme
 from mfcdm.subdivision import Subdivision
+from mfcdm.wording import counted
 
 Group = Mapping[str, Any]
 
@@ -111,7 +112,7 @@ def check_device(setting: str, name: str) -> str:
     if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
         raise ValueError(f"{setting} must be auto, cpu or cuda")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{setting} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"{setting} is not there: torch sees {counted(torch.cuda.device_count(), 'CUDA device')}")
     return name
 
 
@@ -145,6 +146,6 @@ def check_cardinality(clouds: Clouds, subdivision: Subdivision) -> None:
     index, points = clouds.smallest
     if points < subdivision.cardinalities[-1]:
         raise ValueError(
-            f"cloud {index} has {points} points, but the last level needs {subdivision.cardinalities[-1]}; "
+            f"cloud {index} has {counted(points, 'point')}, but the last level needs {subdivision.cardinalities[-1]}; "
             f"set subdivision.num_particles={points} or less"
         )

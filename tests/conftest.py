@@ -49,7 +49,7 @@ def script(start):
 
     def run(name: str, *arguments: str, cwd: Path) -> Ended:
         with start(name, *arguments, cwd=cwd) as process:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
         return Ended(process.returncode, out, err)
 
     return run

@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a module imports from its own layer (if that is a package) and from those before it.
 LAYERS = (
     "version",
+    "wording",
     "atomic",
     "randomness",
     "build",

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from mfcdm.build import build, check_arguments
 from mfcdm.datasets import ParametricShapes
 from mfcdm.networks import ScoreNetwork
-from mfcdm.samplers import Geometric, Langevin, Sampler
+from mfcdm.samplers import Geometric, Langevin, PredictorCorrector, Sampler, UnderdampedLangevin
 from mfcdm.sde import SDE, VPSDE, CosineVPSDE
 from mfcdm.subdivision import Subdivision
 
@@ -83,6 +83,29 @@ def test_targets_that_are_no_text_are_refused(target):
 def test_nested_targets_are_refused(nested):
     with pytest.raises(ValueError, match="may not hold another _target_"):
         build({"_target_": "mfcdm.networks.ScoreNetwork", "radius": nested}, nn.Module)
+
+
+@pytest.mark.parametrize("target", [*HOSTILE, "mfcdm.sde.VPSDE", "mfcdm.samplers.Sampler.sample"])
+def test_hostile_targets_are_refused_inside_a_configuration_too(target):
+    """Where an argument may be an object of ours, its target is under the same rule."""
+    nested = {"_target_": target, "command": "touch hostile"}
+    with pytest.raises(ValueError, match="refused: a checkpoint builds only a Sampler of mfcdm") as caught:
+        build({"_target_": "mfcdm.samplers.PredictorCorrector", "predictor": nested}, Sampler)
+    assert repr(target) in str(caught.value)
+    with pytest.raises(ValueError, match="PredictorCorrector may not hold another _target_, as its predictor does"):
+        build({"_target_": "mfcdm.samplers.PredictorCorrector", "predictor": [nested]}, Sampler)
+
+
+def test_a_sampler_may_hold_one_of_ours():
+    kinetic = {"_target_": "mfcdm.samplers.UnderdampedLangevin", "friction": 1.0}
+    config = {"_target_": "mfcdm.samplers.PredictorCorrector", "predictor": kinetic}
+    expected = PredictorCorrector(predictor=UnderdampedLangevin(friction=1.0))
+    for trust in (False, True):
+        assert build(config, Sampler, trust=trust) == expected
+    with pytest.raises(ValueError, match="UnderdampedLangevin: frition is unknown"):
+        build({**config, "predictor": {**kinetic, "frition": 1.0}}, Sampler)
+    with pytest.raises(ValueError, match="must be another sampler"):
+        build({**config, "predictor": config}, Sampler)
 
 
 def test_builds_our_own_classes():

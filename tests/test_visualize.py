@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread as read_png
 
 from mfcdm.visualize import draw_clouds, project
+from tests.laws import generator
 
 
 def test_the_view_keeps_lengths_in_its_plane_and_up_is_up():
@@ -26,3 +28,19 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         draw_clouds(tmp_path / "a.png", [[]])
     with pytest.raises(ValueError, match=r"\(4, 5\)"):
         draw_clouds(tmp_path / "a.png", [[torch.zeros(4, 5)]])
+
+
+def test_marked_points_are_red_and_columns_share_a_window(tmp_path):
+    part = torch.rand(400, 2, generator=generator(0))
+    rows = [[part], [torch.cat((part, torch.rand(400, 2, generator=generator(1)) + torch.tensor([1.5, 0.0])))]]
+    reds = []
+    for name, options in (("plain", {}), ("marked", {"marked": [[400], [400]], "aligned": True})):
+        picture = read_png(draw_clouds(tmp_path / f"{name}.png", rows, **options))[..., :3]
+        red = (picture[..., 0] > 0.7) & (picture[..., 1] < 0.4) & (picture[..., 2] < 0.4)
+        reds.append(red)
+    assert not reds[0].any()
+    height = len(reds[1]) // 2
+    top, bottom = (np.nonzero(half.any(axis=0))[0] for half in (reds[1][:height], reds[1][-height:]))
+    # the same points in the same window fill the same columns of pixels, up to the dots' size, which their number sets
+    assert np.abs(top[[0, -1]] - bottom[[0, -1]]).max() <= 3
+    assert top[-1] < 0.55 * reds[1].shape[1]  # the left half of what the lower cloud spans

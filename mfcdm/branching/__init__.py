@@ -22,4 +22,18 @@ class Branching(Protocol):
     def branch(
         self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None
     ) -> tuple[Tensor, float]:
-        """Particles (B, num_particles, D) and their time."""
+        """Turn the particles at time t into `num_particles` particles at the pushed time.
+
+        Args:
+            x: (B, N, D) particles at time t.
+            t: their time, in (0, 1].
+            sde: the forward process.
+            num_particles: cardinality of the result; where more are made, a random subset is kept.
+            generator: one for the batch, or one a cloud.
+
+        Returns:
+            particles (B, num_particles, D) and their time.
+
+        Raises:
+            ValueError: if num_particles < 1 or x holds no particle.
+        """

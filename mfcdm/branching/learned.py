@@ -1,12 +1,12 @@
 """Branching by a learned map: (Id, Psi_theta) pushes the empirical measure forward."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mfcdm.branching.renoise import Renoise, kept, num_copies
+from mfcdm.networks.arguments import Radius, check_sizes, hidden_matrices
 from mfcdm.networks.embeddings import FourierFeatures, TimeEmbedding
 from mfcdm.networks.layers import Block, MomentInteraction
 from mfcdm.networks.local import LocalGaussian
@@ -64,24 +64,11 @@ class Learned(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        sizes = {
-            "dim": dim,
-            "width": width,
-            "depth": depth,
-            "num_moments": num_moments,
-            "num_scales": num_scales,
-            "num_heads": num_heads,
-            "expansion": expansion,
-            "max_sources": max_sources,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}")
-        if len(radius) != 2 or not all(0 < r < math.inf for r in radius):
-            raise ValueError(f"radius must be two positive numbers (R_data, R_noise), got {list(radius)}")
+        check_sizes(dim=dim, width=width, depth=depth, num_moments=num_moments, num_scales=num_scales)
+        check_sizes(num_heads=num_heads, expansion=expansion, max_sources=max_sources)
+        self.radius = Radius(radius)
         self.renoise = Renoise(push)
         self.dim, self.noise, self.max_sources, self.backend = dim, noise, max_sources, backend
-        self.log_radius = (math.log(radius[0]), math.log(radius[1]))
         self.features = FourierFeatures(dim)
         self.embed = nn.Linear(self.features.num_features, width)
         self.embed_noise = nn.Linear(dim, width, bias=False) if noise else None
@@ -99,9 +86,7 @@ class Learned(nn.Module):
 
     def hidden_matrices(self) -> Iterator[nn.Parameter]:
         """The matrices from states to states, whose rows and columns are all alike: what an optimizer may rotate."""
-        for name, parameter in self.blocks.named_parameters():
-            if parameter.ndim == 2 and "modulation" not in name:
-                yield parameter
+        return hidden_matrices(self.blocks)
 
     def forward(self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None) -> Tensor:
         """The branched set at the same time, without a push and with gradient; arguments as of `branch`.
@@ -137,8 +122,7 @@ class Learned(nn.Module):
         if rest or z.shape[::2] != x.shape[::2]:
             raise ValueError(f"the noise of children of {tuple(x.shape)} particles cannot be {tuple(z.shape)}")
         condition = nn.functional.silu(self.embed_time(t))
-        radius = (self.log_radius[0] + t * (self.log_radius[1] - self.log_radius[0])).exp()
-        neighbours = Neighbourhood.build(x / per_cloud(radius, x), None, self.max_sources, self.backend)
+        neighbours = Neighbourhood.build(x / per_cloud(self.radius(t), x), None, self.max_sources, self.backend)
         features, vectors = self.local_gaussian(neighbours, condition)
         h = (self.embed(self.features(x)) + self.embed_local(features)).repeat(1, copies, 1)
         if self.embed_noise is not None:
@@ -160,21 +144,6 @@ class Learned(nn.Module):
     def branch(
         self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None
     ) -> tuple[Tensor, float]:
-        """Turn the particles at time t into `num_particles` particles at the pushed time.
-
-        Args:
-            x: (B, N, D) particles at time t.
-            t: their time, in (0, 1].
-            sde: the forward process.
-            num_particles: cardinality of the result; every particle gets ceil(num_particles / N) - 1 children, and of
-                all a random subset is kept.
-            generator: one for the batch, or one a cloud.
-
-        Returns:
-            particles (B, num_particles, D) and their time.
-
-        Raises:
-            ValueError: if num_particles < 1 or x holds no particle.
-        """
+        """As `Branching.branch`: every particle gets ceil(num_particles / N) - 1 children."""
         x = self(x, t, sde, num_particles, generator)
         return self.renoise.pushed(x, t, sde, generator) if self.renoise.push > 0 else (x, t)

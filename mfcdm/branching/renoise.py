@@ -40,21 +40,7 @@ class Renoise:
     def branch(
         self, x: Tensor, t: float, sde: SDE, num_particles: int, generator: Generators = None
     ) -> tuple[Tensor, float]:
-        """Turn the particles at time t into `num_particles` particles at the pushed time.
-
-        Args:
-            x: (B, N, D) particles at time t.
-            t: their time, in (0, 1].
-            sde: the forward process.
-            num_particles: cardinality of the result; ceil(num_particles / N) copies are made and a random subset kept.
-            generator: one for the batch, or one a cloud.
-
-        Returns:
-            particles (B, num_particles, D) and their time.
-
-        Raises:
-            ValueError: if num_particles < 1 or x holds no particle.
-        """
+        """As `Branching.branch`: ceil(num_particles / N) copies are made of every particle, and pushed."""
         return self.pushed(branched(x, num_particles, generator), t, sde, generator)
 
     def pushed(self, x: Tensor, t: float, sde: SDE, generator: Generators = None) -> tuple[Tensor, float]:

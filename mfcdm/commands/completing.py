@@ -19,6 +19,7 @@ from mfcdm.holding import Hold
 from mfcdm.randomness import cloud_generators
 from mfcdm.settings import check_steps
 from mfcdm.visualize import draw_clouds
+from mfcdm.wording import counted
 
 DENSER = 10  # times as many points, where no number is asked for
 MAX_PICTURED = 8  # clouds of the file, and clouds made of each
@@ -102,8 +103,8 @@ def _run(task: Task, wanted: Sequence[Wanted], fill: Fill, folder: Path) -> None
     sizes = dict.fromkeys(str(cloud.num_particles) for cloud in wanted)
     used, there = min(len(task.given.points), len(clouds)), len(task.given.points)
     say(
-        f"{len(clouds)} clouds of {', '.join(sizes)} points, made of {used} of the {there} in {task.given.path}: "
-        f"{folder / 'samples.npz'}, {folder / 'samples.png'}"
+        f"{counted(len(clouds), 'cloud')} of {', '.join(sizes)} points, made of {used} of the {there} in "
+        f"{task.given.path}: {folder / 'samples.npz'}, {folder / 'samples.png'}"
     )
 
 
@@ -111,7 +112,7 @@ def _made(task: Task, wanted: Sequence[Wanted], fill: Fill) -> list[Tensor]:
     """The clouds (N_i, D) in the file's coordinates; the given points come first, untouched."""
     clouds: dict[int, Tensor] = {}
     work, done = sum(cloud.num_particles for cloud in wanted), 0
-    with Meter(f"sampling {len(wanted)} clouds") as meter:
+    with Meter(f"sampling {counted(len(wanted), 'cloud')}") as meter:
         bar = Bar(meter)
         for batch in _batches(task, wanted):
             size = wanted[batch[0]].num_particles

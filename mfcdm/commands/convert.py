@@ -10,6 +10,7 @@ from mfcdm.datasets.mapped import MappedArchive
 from mfcdm.datasets.mapped_index import DTYPES, Index, read_index
 from mfcdm.datasets.mapped_writing import Layout, Observer, write_archive
 from mfcdm.datasets.sources import FORMATS, Source, portions
+from mfcdm.wording import counted
 
 ABOUT = """Write clouds of any format that mfcdm reads into a folder that training maps into memory.
 
@@ -50,7 +51,7 @@ def convert(options: argparse.Namespace) -> None:
     wanted = {"val": options.split_val, "test": options.split_test}
     shares = {name: share for name, share in wanted.items() if share is not None}
     splits = portions(source.splits(), shares, options.seed)
-    in_all = sum(len(portion.indices) for portion in splits.values())
+    in_all = sum(len(portion) for portion in splits.values())
     with Meter("converting") as meter:
         index = write_archive(options.output, splits, layout, observer(meter, in_all))
     say(described(options.output, index))
@@ -84,9 +85,9 @@ def observer(meter: Meter, in_all: int) -> Observer:
 
 def described(folder: Path, index: Index) -> str:
     """What an archive holds, in a line."""
-    splits = ", ".join(f"{split.clouds} clouds of {name}" for name, split in index.splits.items())
+    splits = ", ".join(f"{counted(split.clouds, 'cloud')} of {name}" for name, split in index.splits.items())
     size = sum(part.bytes for split in index.splits.values() for part in split.files())
-    classes = f", {len(index.categories)} classes" if index.categories else ""
+    classes = f", {counted(len(index.categories), 'class', 'classes')}" if index.categories else ""
     return f"{folder}: {splits}{classes}, {index.dtype}, {size / 2**20:.1f} MiB"
 
 

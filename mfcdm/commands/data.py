@@ -24,6 +24,7 @@ from mfcdm.settings import Group
 from mfcdm.training.augmentation import Augmentation
 from mfcdm.training.batches import Batches, BatchesAhead
 from mfcdm.training.validation import MIN_CLOUDS, held_out
+from mfcdm.wording import counted
 
 # Functions of ours, which `build` does not know: they choose a class by what lies at a path.
 OPENERS: dict[object, Callable[..., CloudDataset]] = {
@@ -118,7 +119,7 @@ def held_out_clouds(config: Group, trust: bool, training: Clouds, num_clouds: in
         raise NothingHeldOut(str(error)) from error
     clouds = held_out(dataset, num_clouds, seed)
     if len(clouds) < MIN_CLOUDS:
-        raise NothingHeldOut(f"split val has {len(clouds)} clouds, at least {MIN_CLOUDS} are needed")
+        raise NothingHeldOut(f"split val has {counted(len(clouds), 'cloud')}, at least {MIN_CLOUDS} are needed")
     unseen = {_fingerprint(cloud) for cloud in clouds.each()}
     for index in range(len(training)):
         unseen.discard(_fingerprint(training.cloud(index)))

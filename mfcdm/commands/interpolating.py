@@ -13,6 +13,7 @@ from mfcdm.commands.tasks import Bar, Task
 from mfcdm.datasets import Normalization
 from mfcdm.interpolation import interpolate
 from mfcdm.visualize import draw_clouds
+from mfcdm.wording import counted
 
 NUM_FRAMES = 8  # where no number is asked for
 
@@ -26,7 +27,7 @@ def interpolated(task: Task, folder: Path) -> None:
     # Heun's rule takes two evaluations a step, on the way of both ends to noise, and of every frame back.
     work, done = len(ends) * (2 + num_frames) * 2 * task.sampler.num_steps, 0
     rows = []
-    with Meter(f"sampling {len(ends) * num_frames} clouds") as meter:
+    with Meter(f"sampling {counted(len(ends) * num_frames, 'cloud')}") as meter:
         bar = Bar(meter)
 
         def tick() -> None:
@@ -99,6 +100,6 @@ def _write(task: Task, rows: list[list[Tensor]], folder: Path) -> None:
     titles = [f"{way}, {how}" for way, how in zip(ways, made, strict=False)]
     draw_clouds(folder / "samples.png", rows, titles)
     say(
-        f"{len(rows[0])} frames from one cloud to the other of {len(rows)} pairs in {task.given.path}: "
+        f"{len(rows[0])} frames from one cloud to the other of {counted(len(rows), 'pair')} in {task.given.path}: "
         f"{folder / 'samples.npz'}, {folder / 'samples.png'}"
     )

@@ -23,6 +23,7 @@ from mfcdm.generate import generate
 from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
 from mfcdm.visualize import draw_clouds
+from mfcdm.wording import counted
 
 NUM_CLOUDS = 16  # where no number is asked for
 
@@ -62,7 +63,8 @@ def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Proto
         write_ply(folder / f"sample-{index:04d}.ply", cloud)
     generated, first = grid(clouds), title(class_names(model), labels, guidance)
     draw_clouds(folder / "samples.png", generated + rows, [first, *[""] * (len(generated) - 1), *titles])
-    say(f"{len(clouds)} clouds of {_in_words(sizes)} points: {folder / 'samples.npz'}, {folder / 'samples.png'}")
+    made = f"{counted(len(clouds), 'cloud')} of {_in_words(sizes)} points"
+    say(f"{made}: {folder / 'samples.npz'}, {folder / 'samples.png'}")
     if comparison is not None:
         comparison.finish(folder)
 
@@ -93,7 +95,7 @@ def draw(
     clouds: dict[int, Tensor] = {}
     work = float(sum(num_particles[index % turns] for index in range(num_clouds)))
     done, pace = 0.0, Pace()
-    with Meter(f"sampling {num_clouds} clouds of {_in_words(num_particles)} points") as meter:
+    with Meter(f"sampling {counted(num_clouds, 'cloud')} of {_in_words(num_particles)} points") as meter:
         for turn, size in enumerate(num_particles[:num_clouds]):
             indices = range(turn, num_clouds, turns)
 

@@ -20,6 +20,7 @@ from mfcdm.likelihood import Divergence
 from mfcdm.networks import as_score
 from mfcdm.randomness import cloud_generators, random_subset
 from mfcdm.samplers import Sampler, Score
+from mfcdm.wording import counted
 
 SUBSETS = 1  # the random stream of subsets; that of noise is 0
 
@@ -132,7 +133,8 @@ class Task:
         if count is None:
             return cloud
         if count > len(cloud):
-            raise ValueError(f"{self.given.names[index]} has {len(cloud)} points, fewer than num_particles={count}")
+            name, size = self.given.names[index], counted(len(cloud), "point")
+            raise ValueError(f"{name} has {size}, fewer than num_particles={count}")
         generator = cloud_generators(self.seed, [index], stream=SUBSETS)
         return cloud[random_subset(count, 1, len(cloud), generator, device=cloud.device)[0]]
 

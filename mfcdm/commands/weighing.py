@@ -20,6 +20,7 @@ from mfcdm.commands.tasks import Bar, Task
 from mfcdm.evaluation import checksum
 from mfcdm.likelihood import log_likelihood
 from mfcdm.randomness import cloud_generators, standard_normal
+from mfcdm.wording import counted
 
 REPORT = "likelihood.json"
 MIN_WIDTH = 60  # of the table beside the clouds' names, so that no number is cut where stdout is a file
@@ -56,7 +57,7 @@ def weighed(task: Task, folder: Path) -> None:
     count = min(task.num_clouds or len(task.given.points), len(task.given.points))
     clouds = [task.some_points(index) for index in range(count)]
     weights = []
-    with Meter(f"weighing {count} clouds") as meter:
+    with Meter(f"weighing {counted(count, 'cloud')}") as meter:
         bar = Bar(meter)
         for index, cloud in enumerate(clouds):
 
@@ -157,6 +158,6 @@ def _show(report: dict[str, Any], weights: list[Weight]) -> None:
     console.print(table, width=max(console.width, width), soft_wrap=False, crop=False)
     if len(weights) > 1:
         console.print(
-            f"mean of {len(weights)} clouds: {report['mean_nats_per_point']:.4f} nats per point, "
+            f"mean of {counted(len(weights), 'cloud')}: {report['mean_nats_per_point']:.4f} nats per point, "
             f"standard error {report['standard_error_over_clouds']:.4f}"
         )

@@ -1,6 +1,8 @@
 """Archives of clouds: npz, npy and h5 files."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mfcdm.datasets.archive_layout import ABOUT, Array, Labelled, Leaf, Node, clouds_by_category, flat, opened
+from mfcdm.datasets.archive_layout import ABOUT, Labelled, clouds_by_category, flat
+from mfcdm.datasets.archive_tree import Leaf, Node, opened, readable
 from mfcdm.datasets.categories import choose
+from mfcdm.datasets.memory import check_fits
+from mfcdm.datasets.pieces import Pieces
 
 
 class CloudArchive(Dataset[dict[str, Any]]):
@@ -26,7 +31,8 @@ class CloudArchive(Dataset[dict[str, Any]]):
       what DPM's shapenet.hdf5 has.
 
     `labels` (S,) may stand beside `points`; categories give labels by themselves. Arrays are kept in the file's own
-    dtype; an item is float32. Nothing is ever unpickled, and links of an h5 file are not followed.
+    dtype; an item is float32. An npy file is mapped, all others are read into memory. Nothing is ever unpickled, and
+    links of an h5 file are not followed.
 
     Args:
         path: .npz, .npy, .h5 or .hdf5 file.
@@ -37,10 +43,10 @@ class CloudArchive(Dataset[dict[str, Any]]):
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not an archive of clouds, or lacks the split, category or key.
+        MemoryError: if the clouds do not fit into memory.
     """
 
     categories: tuple[str, ...]
-    clouds: list[Array]
     labels: list[int] | None
 
     def __init__(
@@ -53,22 +59,15 @@ class CloudArchive(Dataset[dict[str, Any]]):
         self.path, self.split, self.category, self.key = Path(path), split, category, key
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file")
-        with opened(self.path) as root:
+        with ExitStack() as files:
+            root = files.enter_context(opened(self.path))
             found = self._below(root) if key is not None else clouds_by_category(root, split, str(self.path))
-        if None in found:
-            if category is not None:
-                raise ValueError(f"{self.path} has no categories, so category={category!r} cannot be chosen")
-            self.clouds, self.labels = found[None]
-            self.categories = ()
-            return
-        keys = choose(category, [name for name in found if name is not None], self.path)
-        self.categories = tuple(keys)
-        self.clouds = [cloud for name in keys.values() for cloud in found[name][0]]
-        self.labels = [label for label, name in enumerate(keys.values()) for _ in found[name][0]]
+            self._choose(found)
+            self._take(files)
 
     def __len__(self) -> int:
         """Number of clouds."""
-        return len(self.clouds)
+        return int(self._edges[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """{"x": (N_i, D) float32}, and "label": int where it is known."""
@@ -79,12 +78,47 @@ class CloudArchive(Dataset[dict[str, Any]]):
 
     def points(self, index: int) -> Tensor:
         """Cloud `index`, (N_i, D) float32."""
-        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-            return torch.from_numpy(self.clouds[index].astype(np.float32))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"cloud {index} was asked for, but there are {len(self)}")
+        index = index % len(self)
+        part = int(np.searchsorted(self._edges, index, side="right")) - 1
+        with readable(self.path):
+            cloud = self._parts[part].cloud(index - int(self._edges[part]))
+            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+                return torch.from_numpy(cloud.astype(np.float32))
 
     def source(self, index: int) -> str:
         """Where cloud `index` lies, for a complaint about it."""
         return f"{self.path}: cloud {index}"
+
+    def _choose(self, found: Mapping[str | None, Labelled]) -> None:
+        """Take the clouds of the categories that are asked for."""
+        parts: list[Pieces]
+        if None in found:
+            if self.category is not None:
+                raise ValueError(f"{self.path} has no categories, so category={self.category!r} cannot be chosen")
+            clouds, self.labels = found[None]
+            parts, self.categories = [clouds], ()
+        else:
+            keys = choose(self.category, [name for name in found if name is not None], self.path)
+            self.categories, parts = tuple(keys), [found[name][0] for name in keys.values()]
+            count = sum(map(len, parts))
+            check_fits(8 * count, f"{self.path}: the labels of {count} clouds", "")
+            self.labels = [label for label, part in enumerate(parts) for _ in range(len(part))]
+        for part in parts:
+            largest = part.largest()
+            check_fits(4 * math.prod(largest), f"{self.path}: a cloud {largest}", "")
+        self._parts, self._edges = parts, np.cumsum([0, *map(len, parts)])  # first cloud of each part, and the end
+
+    def _take(self, files: ExitStack) -> None:
+        """Read all clouds; the files will be closed."""
+        leaves = [leaf for part in self._parts for leaf in part.leaves()]
+        what = f"{leaves[0].dtype} {leaves[0].shape}" if len(leaves) == 1 else f"{len(leaves)} arrays"
+        # As float32 they stand beside what was read, until all are padded to one shape.
+        size = sum(leaf.stored.in_memory + 4 * math.prod(leaf.shape) for leaf in leaves)
+        check_fits(size, f"{self.path}: {what}, with the float32 numbers that are made of it,")
+        for leaf in leaves:
+            leaf.hold()
 
     def _below(self, root: Node) -> dict[str | None, Labelled]:
         """What `key` names."""
@@ -99,3 +133,14 @@ class CloudArchive(Dataset[dict[str, Any]]):
             return clouds_by_category(node, self.split, where)
         beside = {name: parent[name] for name in ABOUT if name in parent}
         return {None: flat({"points": node, **beside}, self.split, where)}
+
+
+class ArchiveInPasses(CloudArchive):
+    """A `CloudArchive` of more than fits into memory: the file stays open, and a cloud is read when it is asked for.
+
+    Reading is fast in the order of the clouds only: an npz file cannot be entered in its midst.
+    """
+
+    def _take(self, files: ExitStack) -> None:
+        """Keep the files open for as long as there is somebody who reads."""
+        self._files = files.pop_all()

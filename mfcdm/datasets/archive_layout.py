@@ -3,81 +3,20 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mfcdm.datasets.formats import NPY_MAGIC
-
-Array = NDArray[Any]
-
-SUFFIXES = (".npz", ".npy", ".h5", ".hdf5")
+from mfcdm.datasets.archive_tree import Leaf, Node
+from mfcdm.datasets.memory import check_fits
+from mfcdm.datasets.pieces import Apart, EndToEnd, Pieces, Stacked
+from mfcdm.datasets.stored import Array
 
 # Arrays that say something about the clouds beside them.
 ABOUT = ("lengths", "offsets", "labels", "label", "given")
-# category/split/cloud is the deepest layout. A group of an h5 file may contain itself, so there has to be an end.
-_DEEPEST = 3
-
-
-class Leaf:
-    """An array of a file, read when it is asked for.
-
-    Args:
-        read: gives the array.
-    """
-
-    def __init__(self, read: Callable[[], Array]) -> None:
-        self._read = read
-
-    @cached_property
-    def array(self) -> Array:
-        """The array, in the file's own dtype."""
-        return np.asarray(self._read())
-
-
-Node: TypeAlias = "Leaf | dict[str, Node]"
 # Clouds (N_i, D), and their labels where the file has any.
-Labelled: TypeAlias = tuple[list[Array], list[int] | None]
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Node]:
-    """Open an archive as a tree: "/" in the names of an npz parts levels, as groups do in an h5 file.
-
-    Raises:
-        ValueError: if the file is not an archive of arrays.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}, or be a folder of mesh and point files")
-    try:
-        if suffix in (".h5", ".hdf5"):
-            import h5py  # only those who read such files pay for it
-
-            with h5py.File(path, "r") as file:
-                yield _h5_tree(file, _DEEPEST)
-            return
-        with path.open("rb") as file:
-            if not file.read(6).startswith((NPY_MAGIC, b"PK")):  # numpy would advise to unpickle it
-                raise ValueError("it is neither an npy nor an npz file")
-        loaded = _loaded(path)
-        if isinstance(loaded, np.ndarray):
-            yield Leaf(lambda: loaded)
-            return
-        with loaded:
-            yield _npz_tree(loaded)
-    except (EOFError, zipfile.BadZipFile, zlib.error, OSError, KeyError, RuntimeError, ValueError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} cannot be read as an archive of arrays: {' '.join(str(error).split())}") from error
+Labelled: TypeAlias = tuple[Pieces, list[int] | None]
 
 
 def clouds_by_category(node: Node, split: str, where: str) -> dict[str | None, Labelled]:
@@ -89,7 +28,7 @@ def clouds_by_category(node: Node, split: str, where: str) -> dict[str | None, L
         where: the node's place, for complaints.
 
     Returns:
-        (clouds (N_i, D), their labels or None) by the category's key, or by None where there are no categories.
+        (clouds, their labels or None) by the category's key, or by None where there are no categories.
 
     Raises:
         ValueError: if there is no such split, or its arrays are not clouds.
@@ -132,42 +71,51 @@ def flat(node: dict[str, Node], split: str, where: str) -> Labelled:
     leaves = {name: leaf for name, leaf in node.items() if isinstance(leaf, Leaf) and name not in about}
     if len(leaves) + len(about) < len(node) or not leaves:
         raise ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(node)) or 'nothing'}")
-    extras = {name: leaf.array for name, leaf in about.items() if isinstance(leaf, Leaf)}
+    extras = {name: _said(leaf, f"{where}: {name}") for name, leaf in about.items() if isinstance(leaf, Leaf)}
+    clouds: Pieces
     if len(leaves) == 1 and not (next(iter(leaves))[-1:].isdigit() and _flat_points(leaves)):
         ((_, leaf),) = leaves.items()
-        clouds = _cut(leaf.array, extras, where)
+        clouds = _cut(leaf, extras, where)
     elif _flat_points(leaves):
         if loose := [name for name in ("lengths", "offsets") if name in extras]:
             raise ValueError(f"{where} has {loose[0]}, but one array a cloud needs none")
-        clouds = [_numbers(leaves[name].array, 2, where, name) for name in sorted(leaves, key=_natural)]
+        clouds = Apart([_numbers(leaves[name], 2, where, name) for name in sorted(leaves, key=_natural)])
     else:
         raise ValueError(f"{where} has no split {split!r}; it has {', '.join(sorted(leaves))}; key= names any array")
     return clouds, _labels(extras.get("labels", extras.get("label")), len(clouds), where)
 
 
-def _cut(array: Array, extras: dict[str, Array], where: str) -> list[Array]:
-    """Views of the clouds in one array."""
+def _cut(leaf: Leaf, extras: dict[str, Array], where: str) -> Pieces:
+    """The clouds in one array."""
     if "offsets" in extras:
-        points, offsets = _numbers(array, 2, where, "points"), extras["offsets"]
+        (count, _), offsets = _numbers(leaf, 2, where, "points").shape, extras["offsets"]
         if offsets.ndim == 1 and offsets.dtype.kind in "iu":
-            edges = np.append(offsets[:-1] if offsets[-1:] == [len(points)] else offsets, len(points)).astype(np.int64)
+            edges = np.append(offsets[:-1] if offsets[-1:] == [count] else offsets, count).astype(np.int64)
             if len(edges) > 1 and edges[0] == 0 and (np.diff(edges) > 0).all():
-                return [points[start:end] for start, end in pairwise(edges)]
-        raise ValueError(f"{where}: offsets must be whole numbers that grow from 0 to at most {len(points)}")
-    array = _numbers(array, 3, where, "")
-    lengths = extras.get("lengths", np.full(len(array), array.shape[1]))
-    fits = lengths.shape == (len(array),) and lengths.dtype.kind in "iu"
-    if not fits or lengths.min() < 1 or lengths.max() > array.shape[1]:
-        raise ValueError(f"{where}: lengths must be {len(array)} numbers from 1 to {array.shape[1]}")
-    return [cloud[:length] for cloud, length in zip(array, lengths, strict=True)]
+                return EndToEnd(leaf, edges)
+        raise ValueError(f"{where}: offsets must be whole numbers that grow from 0 to at most {count}")
+    count, most, _ = _numbers(leaf, 3, where, "").shape
+    lengths = extras.get("lengths")
+    if lengths is None:
+        return Stacked(leaf)
+    fits = lengths.shape == (count,) and lengths.dtype.kind in "iu"
+    if not fits or lengths.min() < 1 or lengths.max() > most:
+        raise ValueError(f"{where}: lengths must be {count} numbers from 1 to {most}")
+    return Stacked(leaf, lengths)
 
 
-def _numbers(array: Array, ndim: int, where: str, name: str) -> Array:
-    if array.ndim != ndim or 0 in array.shape or array.dtype.kind not in "fiu":
+def _said(leaf: Leaf, where: str) -> Array:
+    """What an array says about the clouds beside it."""
+    check_fits(leaf.stored.in_memory, f"{where} {leaf.dtype} {leaf.shape}", "")
+    return leaf.whole()
+
+
+def _numbers(leaf: Leaf, ndim: int, where: str, name: str) -> Leaf:
+    if len(leaf.shape) != ndim or 0 in leaf.shape or leaf.dtype.kind not in "fiu":
         expected = "(clouds, points, D)" if ndim == 3 else "(points, D)"
         place = f"{where}: {name}" if name else where
-        raise ValueError(f"{place} must hold numbers {expected}, got {array.dtype} {array.shape}")
-    return array
+        raise ValueError(f"{place} must hold numbers {expected}, got {leaf.dtype} {leaf.shape}")
+    return leaf
 
 
 def _labels(array: Array | None, count: int, where: str) -> list[int] | None:
@@ -179,47 +127,9 @@ def _labels(array: Array | None, count: int, where: str) -> list[int] | None:
 
 
 def _flat_points(leaves: dict[str, Leaf]) -> bool:
-    return all(leaf.array.ndim == 2 for leaf in leaves.values())
+    return all(len(leaf.shape) == 2 for leaf in leaves.values())
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts arr_2 before arr_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _loaded(path: Path) -> Any:
-    """The arrays of an npz file, or that of an npy file, mapped: what is not asked for is never in memory."""
-    # allow_pickle stays off: a pickled array runs code of whoever wrote it.
-    with suppress(ValueError):  # without numbers, or of none: the plain reader says what is wrong
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.load(path, allow_pickle=False)
-
-
-def _npz_tree(loaded: Any) -> Node:
-    root: dict[str, Node] = {}
-    for name in loaded.files:
-        *levels, last = name.split("/")
-        node = root
-        for level in levels:
-            child = node.setdefault(level, {})
-            if isinstance(child, Leaf):
-                raise ValueError(f"{level} is an array and a level of {name}")
-            node = child
-        node[last] = Leaf(lambda name=name: loaded[name])  # type: ignore[misc]
-    return root
-
-
-def _h5_tree(group: Any, depth: int) -> Node:
-    import h5py
-
-    node: dict[str, Node] = {}
-    for name in group:
-        # Links may lead into other files.
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            continue
-        child = group[name]
-        if isinstance(child, h5py.Dataset):
-            node[name] = Leaf(lambda child=child: child[()])  # type: ignore[misc]
-        elif depth:
-            node[name] = _h5_tree(child, depth - 1)
-    return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -9,7 +10,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mfcdm.datasets.memory import check_fits
 from mfcdm.datasets.moments import Moments
+from mfcdm.wording import counted
 
 Scheme = Literal["global", "per_shape", "box"]
 SCHEMES: tuple[Scheme, ...] = ("global", "per_shape", "box")
@@ -73,6 +76,7 @@ class Clouds:
 
         Raises:
             ValueError: if there is no cloud, or one is empty, not (N, D), not finite, or of another dimension.
+            MemoryError: if the padded clouds do not fit into memory.
         """
         if not points:
             raise ValueError("at least one cloud is needed, got none")
@@ -80,6 +84,8 @@ class Clouds:
         for index, cloud in enumerate(points):
             check_cloud(cloud, f"cloud {index}" if names is None else names[index], dim)
         lengths = torch.tensor([len(cloud) for cloud in points])
+        size = len(points), int(lengths.max()), points[0].shape[1]
+        check_fits(4 * math.prod(size), f"the clouds, padded to {size},")
         x = torch.nn.utils.rnn.pad_sequence([cloud.float() for cloud in points], batch_first=True)
         return cls(x, None if bool((lengths == lengths[0]).all()) else lengths, labels, categories)
 
@@ -149,7 +155,7 @@ class Normalization(NamedTuple):
         moments = clouds.moments()
         mean, std = moments.known_mean, torch.tensor(moments.std)
         if not float(std) > 0:
-            raise ValueError(f"all {moments.count} points coincide at {mean.tolist()}, so they cannot be normalised")
+            raise ValueError(f"all points ({moments.count}) coincide at {mean.tolist()}, so they cannot be normalised")
         return cls(mean.float(), std.float())
 
     def apply(self, x: Tensor) -> Tensor:
@@ -184,7 +190,7 @@ def rescaled(clouds: Clouds, scheme: Scheme) -> Clouds:
             center, size = (low + high) / 2, (high - low).max()
         if not float(size) > 0:
             raise ValueError(
-                f"the {len(x)} points of cloud {index} coincide, so normalization={scheme!r} cannot scale it"
+                f"all points ({len(x)}) of cloud {index} coincide, so normalization={scheme!r} cannot scale it"
             )
         return (x - center) / size
 
@@ -203,4 +209,4 @@ def check_cloud(x: Tensor, name: str, dim: int | None) -> None:
         raise ValueError(f"{name} has dimension {x.shape[1]}, the ones before it {dim}")
     if not bool(x.isfinite().all()):
         bad = int((~x.isfinite().all(dim=1)).sum())
-        raise ValueError(f"{name} has {bad} points with NaN or infinite coordinates")
+        raise ValueError(f"{name} has {counted(bad, 'point')} with NaN or infinite coordinates")

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfcdm.datasets.shapes import Surface
+from mfcdm.datasets.stored import NPY_MAGIC, NpyStream
+from mfcdm.wording import counted
 
 Array = NDArray[Any]
 
 MESH_SUFFIXES = (".ply", ".obj", ".off", ".stl")
 SUFFIXES = (*MESH_SUFFIXES, ".xyz", ".txt", ".npy")
-
-NPY_MAGIC = b"\x93NUMPY"
 
 # A face that counts vertices backwards, as in "f -3 -2 -1".
 _RELATIVE_FACE = re.compile(rb"^f\s(?:[^\n]*\s)?-\d", re.MULTILINE)
@@ -64,16 +64,14 @@ def _checked(points: Array, path: Path) -> Array:
     with np.errstate(over="ignore"):  # items are float32, in which a finite number may be infinite
         bad = int((~np.isfinite(points.astype(np.float32))).any(axis=1).sum())
     if bad:
-        raise ValueError(f"{path} has {bad} points with NaN or infinite coordinates")
+        raise ValueError(f"{path} has {counted(bad, 'point')} with NaN or infinite coordinates")
     return points
 
 
 def _array(content: bytes) -> Array:
     if not content.startswith(NPY_MAGIC):  # numpy would advise to unpickle it
         raise ValueError("it is not an npy file")
-    # allow_pickle stays off: a pickled array runs code of whoever wrote it.
-    array: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
+    return NpyStream("it", lambda: io.BytesIO(content), len(content)).whole()
 
 
 def _columns(content: bytes) -> Array:
@@ -153,4 +151,5 @@ def _check_whole(content: bytes, suffix: str) -> None:
         if first_face and re.search(rb"^v\s", content[first_face.end() :], re.MULTILINE):
             raise ValueError("faces with negative indices may not stand before vertices")
     if lines < declared:
-        raise ValueError(f"it declares {declared} vertices and faces, but only {max(lines, 0)} lines are left")
+        left = counted(max(lines, 0), "line")
+        raise ValueError(f"it declares {declared} vertices and faces, but only {left} behind its head")

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from mfcdm.datasets.categories import choose
 from mfcdm.datasets.mapped_index import open_part, read_index
 from mfcdm.datasets.moments import Moments
+from mfcdm.wording import counted
 
 _MAX_MAPPED = 256  # shards at a time: each holds a file open, of which a process may have 1,024
 
@@ -110,7 +111,7 @@ class MappedArchive(Dataset[dict[str, Any]]):
         x = torch.from_numpy(cloud.astype(np.float32))  # astype copies
         if not bool(x.isfinite().all()):
             bad = int((~x.isfinite().all(dim=1)).sum())
-            raise ValueError(f"{self.source(index)} has {bad} points with NaN or infinite coordinates")
+            raise ValueError(f"{self.source(index)} has {counted(bad, 'point')} with NaN or infinite coordinates")
         return x
 
     def source(self, index: int) -> str:

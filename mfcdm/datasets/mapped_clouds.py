@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from mfcdm.datasets.clouds import CloudDataset, Clouds
 from mfcdm.datasets.mapped import MappedArchive
+from mfcdm.datasets.memory import check_fits
 from mfcdm.datasets.moments import Moments
 
 
@@ -71,12 +71,8 @@ class MappedClouds(Clouds):
         Raises:
             MemoryError: if they would fill more than half of the machine's memory.
         """
-        size, memory = 4 * self.x.shape[2] * int(self.archive.sizes.sum()), _memory()
-        if size > memory / 2:
-            raise MemoryError(
-                f"the clouds of {self.archive.path} would fill {size / 2**30:.1f} GiB of {memory / 2**30:.1f}; "
-                "read them one by one"
-            )
+        size = 4 * self.x.shape[2] * int(self.archive.sizes.sum())
+        check_fits(size, f"the clouds of {self.archive.path}", "; read them one by one")
         return super().points()
 
     def map(self, change: Callable[[Tensor, int], Tensor], pointwise: bool = False) -> MappedClouds:
@@ -87,11 +83,6 @@ class MappedClouds(Clouds):
         """Mean and spread of all points, from the index where it has them, else read cloud by cloud."""
         known = None if self.changes else self.archive.moments()
         return Moments.of(self.each()) if known is None else known
-
-
-def _memory() -> int:
-    """Of the machine, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def clouds_of(dataset: CloudDataset) -> Clouds:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,33 +19,13 @@ from mfcdm.atomic import whole
 from mfcdm.datasets.clouds import CloudDataset, check_cloud
 from mfcdm.datasets.mapped_index import DTYPES, INDEX, SPLIT, Index, Part, Shard, Split, is_unfinished, unfinished_text
 from mfcdm.datasets.moments import Moments
+from mfcdm.datasets.portion import Portion
+from mfcdm.wording import counted
 
 # Names that only `write_archive` gives; nothing else is ever removed.
 _OWN = re.compile(r"\w[\w-]*-(?:\d{5,}|offsets|labels)\.npy|\.?index\.json(?:\.writing)?", re.ASCII)
 
 Observer = Callable[[str, int, int], None]
-
-
-class Portion(NamedTuple):
-    """Some clouds of a data set."""
-
-    dataset: CloudDataset
-    indices: Sequence[int]
-
-    @classmethod
-    def all_of(cls, dataset: CloudDataset | Portion) -> Portion:
-        """All clouds of a data set; a portion as it is."""
-        return dataset if isinstance(dataset, Portion) else cls(dataset, range(len(dataset)))
-
-    def source(self, position: int) -> str:
-        """Where the cloud at a position comes from."""
-        source, index = getattr(self.dataset, "source", None), self.indices[position]
-        return f"cloud {index}" if source is None else source(index)
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names of the classes, where known."""
-        return tuple(getattr(self.dataset, "categories", ()))
 
 
 @dataclass(frozen=True)
@@ -178,8 +158,8 @@ def _write_split(folder: Path, name: str, number: int, portion: Portion, layout:
     dim: int | None = None
     shard: _ShardFile | None = None
     try:
-        for position, index in enumerate(portion.indices):
-            item = portion.dataset[index]
+        for position in range(len(portion)):
+            item = portion[position]
             x = torch.as_tensor(item["x"])
             dim = dim or (x.shape[-1] if x.ndim == 2 else None)
             check_cloud(x, portion.source(position), dim)
@@ -191,10 +171,10 @@ def _write_split(folder: Path, name: str, number: int, portion: Portion, layout:
             moments.add(torch.from_numpy(cloud.astype(np.float32)))
             sizes.append(len(cloud))
             labels.append(item.get("label"))
-            if shard.clouds == layout.shard_clouds or position == len(portion.indices) - 1:
+            if shard.clouds == layout.shard_clouds or position == len(portion) - 1:
                 shards.append(shard.close())
                 shard = None
-            observe(name, position + 1, len(portion.indices))
+            observe(name, position + 1, len(portion))
     finally:
         if shard is not None:
             shard.abandon()
@@ -212,7 +192,7 @@ def _write_split(folder: Path, name: str, number: int, portion: Portion, layout:
 def _subset(x: Tensor, size: int, name: str, key: list[int]) -> Tensor:
     """Random points of a cloud, without replacement; the whole cloud where it has just so many."""
     if len(x) < size:
-        raise ValueError(f"{name} has {len(x)} points, so {size} of them cannot be kept")
+        raise ValueError(f"{name} has {counted(len(x), 'point')}, so {size} of them cannot be kept")
     if len(x) == size:
         return x
     return x[torch.from_numpy(np.random.default_rng(np.random.SeedSequence(key)).choice(len(x), size, replace=False))]
@@ -243,7 +223,7 @@ def _check_splits(splits: Mapping[str, Portion]) -> None:
     for name, portion in splits.items():
         if not SPLIT.fullmatch(name):
             raise ValueError(f"a split is named with letters, digits, _ and -, got {name!r}")
-        if not len(portion.indices):
+        if not len(portion):
             raise ValueError(f"split {name} has no clouds")
     (first, categories), *others = ((name, portion.categories) for name, portion in splits.items())
     for name, found in others:

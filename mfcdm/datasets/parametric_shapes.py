@@ -146,7 +146,7 @@ class ParametricShapes(Dataset[dict[str, Any]]):
     def _checked(self, index: int) -> int:
         """The index counted from the start."""
         if not -self.num_clouds <= index < self.num_clouds:
-            raise IndexError(f"index is {index}, but there are {self.num_clouds} clouds")
+            raise IndexError(f"index is {index}, but num_clouds is {self.num_clouds}")
         return int(index) % self.num_clouds
 
     def _stream(self, index: int, purpose: int) -> np.random.Generator:

@@ -70,7 +70,8 @@ class SampledShapes(Dataset[dict[str, Any]]):
         if isinstance(shape, Surface):
             stream = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index,)))
             shape = shape.sample(self.num_points, stream)
-        item: dict[str, Any] = {"x": torch.from_numpy(np.ascontiguousarray(shape, dtype=np.float32))}
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            item: dict[str, Any] = {"x": torch.from_numpy(np.ascontiguousarray(shape, dtype=np.float32))}
         if self.labels is not None:
             item["label"] = self.labels[index]
         return item

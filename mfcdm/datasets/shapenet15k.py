@@ -12,6 +12,7 @@ from mfcdm.datasets.categories import choose
 from mfcdm.datasets.formats import read_shape
 from mfcdm.datasets.sampled import SampledShapes
 from mfcdm.datasets.shapes import Surface
+from mfcdm.wording import counted
 
 
 class ShapeNet15k(SampledShapes):
@@ -68,7 +69,8 @@ class ShapeNet15k(SampledShapes):
         if isinstance(points, Surface) or points.shape[1] != 3:
             raise ValueError(f"{self.files[index]} must hold points (N, 3)")
         if self.kept is not None and len(points) < self.kept:
-            raise ValueError(f"{self.files[index]} has {len(points)} points, num_points={self.kept} is too many")
+            size = counted(len(points), "point")
+            raise ValueError(f"{self.files[index]} has {size}, num_points={self.kept} is too many")
         return points[: self.kept]
 
     def source(self, index: int) -> str:

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from mfcdm.datasets.archive import CloudArchive
-from mfcdm.datasets.archive_layout import opened, split_names
+from mfcdm.datasets.archive import ArchiveInPasses
+from mfcdm.datasets.archive_layout import split_names
+from mfcdm.datasets.archive_tree import opened
 from mfcdm.datasets.clouds import CloudDataset
 from mfcdm.datasets.folder import CloudFolder
 from mfcdm.datasets.mapped import MappedArchive
 from mfcdm.datasets.mapped_index import is_mapped, read_index
-from mfcdm.datasets.mapped_writing import Portion
 from mfcdm.datasets.modelnet import ModelNet
+from mfcdm.datasets.portion import Portion
 from mfcdm.datasets.shapenet15k import ShapeNet15k
 from mfcdm.datasets.shapenet_part import ShapeNetPart
+from mfcdm.wording import counted
 
 FORMATS = ("auto", "archive", "folder", "modelnet10", "modelnet40", "shapenet15k", "shapenet_part")
 SPLITS = ("train", "val", "test")
@@ -91,7 +93,8 @@ class Source:
             raise FileNotFoundError(f"{self.path} is not a file")
         with opened(self.path) as root:
             names = split_names(root, SPLITS) if self.key is None else ()
-        return {name: CloudArchive(self.path, name, key=self.key, **chosen) for name in names or ("train",)}
+        make: Opener = partial(ArchiveInPasses, self.path, key=self.key, **chosen)
+        return {name: make(name) for name in names or ("train",)}
 
     def _check_options(self, kind: str) -> None:
         if self.key is not None and kind != "archive":
@@ -125,7 +128,7 @@ def portions(datasets: Mapping[str, CloudDataset], shares: Mapping[str, float], 
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(train)).tolist()
     counts = {name: round(share * len(train)) for name, share in shares.items()}
     if min(counts.values()) < 1 or sum(counts.values()) >= len(train):
-        raise ValueError(f"{len(train)} clouds cannot be divided into {counts} and a rest")
+        raise ValueError(f"{counted(len(train), 'cloud')} cannot be divided into {counts} and a rest")
     made = {}
     for name, count in counts.items():
         made[name], order = Portion(train, sorted(order[:count])), order[count:]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mfcdm.datasets import Clouds, open_dataset
+from mfcdm.wording import counted
 
 TORCH_SUFFIXES = (".pt", ".pth")
 
@@ -44,10 +45,12 @@ def read_clouds(path: str | Path, split: str = "val") -> Clouds:
     if dim not in (2, 3):
         raise ValueError(f"{path} holds points of dimension {dim}, not 2 or 3: clouds must be (S, N, D), points last")
     if len(clouds) < FEWEST_CLOUDS:
-        raise ValueError(f"{path} holds {len(clouds)} clouds; scores with intervals need at least {FEWEST_CLOUDS}")
+        size = counted(len(clouds), "cloud")
+        raise ValueError(f"{path} holds {size}; scores with intervals need at least {FEWEST_CLOUDS}")
     index, points = clouds.smallest
     if points < FEWEST_POINTS:
-        raise ValueError(f"{path}: cloud {index} has {points} points; a shape needs at least {FEWEST_POINTS}")
+        size = counted(points, "point")
+        raise ValueError(f"{path}: cloud {index} has {size}; a shape needs at least {FEWEST_POINTS}")
     return clouds
 
 

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from mfcdm.metrics.arguments import Array, check_alike, separate
+from mfcdm.wording import counted
 
 Outside = Literal["refuse", "cell"]
 
@@ -114,8 +115,9 @@ def _rows(name: str, clouds: list[Tensor], resolution: int, low: Tensor, high: T
         x = cloud.double()
         beyond = ((x < low) | (x > high)).any(dim=1)
         if outside == "refuse" and bool(beyond.any()):
+            size = counted(int(beyond.sum()), "point")
             raise ValueError(
-                f"{int(beyond.sum())} points of cloud {index} of {name} lie outside the box from {low.tolist()} to "
+                f"cloud {index} of {name} has {size} outside the box from {low.tolist()} to "
                 f"{high.tolist()}, for instance {x[beyond][0].tolist()}: give bounds that hold all clouds"
             )
         # The upper faces belong to the last cells.

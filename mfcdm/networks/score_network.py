@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mfcdm.networks.arguments import Radius, check_sizes, hidden_matrices
 from mfcdm.networks.embeddings import FourierFeatures, LabelEmbedding, TimeEmbedding
 from mfcdm.networks.layers import Block, MomentInteraction, checked_interactions
 from mfcdm.networks.local import LocalGaussian, LocalInteraction
@@ -69,29 +70,15 @@ class ScoreNetwork(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        sizes = {
-            "dim": dim,
-            "width": width,
-            "depth": depth,
-            "num_moments": num_moments,
-            "num_scales": num_scales,
-            "channels": channels,
-            "num_heads": num_heads,
-            "expansion": expansion,
-            "max_sources": max_sources,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}")
-        if len(radius) != 2 or not all(0 < r < math.inf for r in radius):
-            raise ValueError(f"radius must be two positive numbers (R_data, R_noise), got {list(radius)}")
+        check_sizes(dim=dim, width=width, depth=depth, num_moments=num_moments, num_scales=num_scales)
+        check_sizes(channels=channels, num_heads=num_heads, expansion=expansion, max_sources=max_sources)
+        self.radius = Radius(radius)
         if num_classes < 0:
             raise ValueError(f"num_classes must be >= 0, got {num_classes}")
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be 'v' or 'noise', got {prediction!r}")
         self.dim, self.num_classes, self.max_sources, self.backend = dim, num_classes, max_sources, backend
         self.prediction: Prediction = prediction
-        self.log_radius = (math.log(radius[0]), math.log(radius[1]))
         self.interactions = checked_interactions(interactions)
         self.features = FourierFeatures(dim)
         self.embed = nn.Linear(self.features.num_features, width)
@@ -125,13 +112,7 @@ class ScoreNetwork(nn.Module):
 
     def hidden_matrices(self) -> Iterator[nn.Parameter]:
         """The matrices from states to states, whose rows and columns are all alike: what an optimizer may rotate."""
-        for name, parameter in self.blocks.named_parameters():
-            if parameter.ndim == 2 and "modulation" not in name:
-                yield parameter
-
-    def radius(self, t: Tensor) -> Tensor:
-        """R(t) = R_data^(1 - t) R_noise^t, like t."""
-        return (self.log_radius[0] + t * (self.log_radius[1] - self.log_radius[0])).exp()
+        return hidden_matrices(self.blocks)
 
     def forward(self, x: Tensor, t: Tensor, lengths: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         """Predict v (or noise) for every particle.

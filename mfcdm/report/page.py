@@ -21,6 +21,7 @@ from mfcdm.report import tables
 from mfcdm.report.records import Records, charts, read_records, thinned
 from mfcdm.report.samples import Samples, pairs, read_samples
 from mfcdm.version import __version__
+from mfcdm.wording import counted
 
 FILE = "report.html"
 SCRIPTS = ("page.js", "curves.js", "samples.js")  # one scope, in this order
@@ -171,7 +172,7 @@ class _Page:
     def _about_samples(self) -> str:
         if self.samples is None:
             return "No samples yet: the commands under Configuration draw some, and make this page again."
-        return f"The first {len(self.pairs)} clouds of {self.samples.path.relative_to(self.folder)}."
+        return f"The first {counted(len(self.pairs), 'cloud')} of {self.samples.path.relative_to(self.folder)}."
 
     def _evaluations(self) -> list[str]:
         """The reports of this run's evaluations, the newest first."""

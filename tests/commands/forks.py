@@ -1,8 +1,8 @@
 """Commands in forked processes that can be killed at an exact place: `python -m tests.commands.forks`.
 
-An import takes seconds and a fork none, so one warm process, which computes nothing itself, forks for every command. It
-reads one job a line from stdin, {"arguments": of train.py, "folder": to stand in, "signal": number or null, "at":
-place, "delay": seconds}, and answers with one line, {"code", "err", "places"}.
+A warm process (`tests.commands.warm`), which computes nothing itself, forks for every command. It reads one job a line
+from stdin, {"arguments": of train.py, "folder": to stand in, "signal": number or null, "at": place, "delay": seconds},
+and answers with one line, {"code", "err", "places"}.
 
 Places are everything that a process does to the file system, before it is done, and the beginning of every training
 step. At place number `at` the process sends itself the signal; without a place it gets it after `delay` seconds.
@@ -11,15 +11,15 @@ step. At place number `at` the process sends itself the signal; without a place 
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
-import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands.warm import Warm, leave
+
 CHANGES = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.symlink", "os.link")
 
 
@@ -68,30 +68,23 @@ def _watch(places: Places) -> None:
     sys.addaudithook(places.audit)
 
 
-def _run(job: dict[str, Any], err: Path, log: Path) -> None:
-    """The command, in a process of its own; it does not return."""
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        os.chdir(job["folder"])
-        with err.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdin = open(os.devnull)  # noqa: SIM115
-        sys.argv = ["train.py", *job["arguments"]]
-        from mfcdm import cli
+def _run(job: dict[str, Any], err: Path, log: Path) -> int:
+    """The command, in a process of its own; the code that it ends with."""
+    os.setpgid(0, 0)
+    os.chdir(job["folder"])
+    with err.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.argv = ["train.py", *job["arguments"]]
+    from mfcdm import cli
 
-        _watch(Places(log, job["signal"], job["at"]))
+    _watch(Places(log, job["signal"], job["at"]))
+    try:
         cli.train()
-        code = 0
     except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return int(end.code or 0)
+    return 0
 
 
 def main() -> None:
@@ -107,7 +100,7 @@ def main() -> None:
         err, log = (Path(job["folder"]) / f".{name}" for name in ("err", "places"))
         pid = os.fork()
         if pid == 0:
-            _run(job, err, log)
+            leave(partial(_run, job, err, log))
         timer = None
         if job["signal"] is not None and job["at"] is None:
             timer = threading.Timer(job["delay"], os.kill, (pid, job["signal"]))
@@ -129,18 +122,11 @@ class Ran:
     places: list[str]
 
 
-class Forks:
-    """The warm process, from outside; use it in a `with`."""
+class Forks(Warm):
+    """The warm process, from outside."""
 
-    def __enter__(self) -> Self:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.commands.forks"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=60)
+    def __init__(self) -> None:
+        super().__init__("tests.commands.forks")
 
     def train(
         self, *arguments: str, folder: Path, sent: int | None = None, at: int | None = None, delay: float = 0.0
@@ -148,9 +134,7 @@ class Forks:
         """Run train.py, and have it get the signal `sent` at a place, or after `delay` seconds."""
         folder.mkdir(parents=True, exist_ok=True)
         job = {"arguments": arguments, "folder": str(folder), "signal": sent, "at": at, "delay": delay}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        answer = self.ask(job)
         return Ran(answer["code"], answer["err"], answer["places"].splitlines())
 
 

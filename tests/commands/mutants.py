@@ -1,24 +1,24 @@
 """Hostile files by seeded rules, each read in a forked process of its own: `python -m tests.commands.mutants`.
 
-An import takes seconds and a fork none, so one warm process, which computes nothing itself, forks for every mutant. It
-reads one job a line from stdin, {"reader", "path", "folder"}, and answers with one line, {"code", "said", "mebibytes"}:
-code 0 where the file was read and all numbers are finite, 2 for one sentence to the user, anything else is a failure.
+A warm process (`tests.commands.warm`), which computes nothing itself, forks for every mutant. It reads one job a line
+from stdin, {"reader", "path", "folder"}, and answers with one line, {"code", "said", "mebibytes"}: code 0 where the
+file was read and all numbers are finite, 2 for one sentence to the user, anything else is a failure.
 """
 
 import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands.warm import Warm, leave
+
 MOST_SECONDS = 10  # of the processor: a busy machine does not count
 MOST_MEMORY = 2 * 2**30  # bytes beyond what the warm process has
 # What reading may never do; the rest of what a hostile file could wish for begins with one of these.
@@ -52,38 +52,33 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         os._exit(3)
 
 
-def _read(job: dict[str, str], err: int, virtual: int) -> None:
-    """Read the mutant as a command would, in a process of its own; it does not return."""
-    code = 1
-    try:
-        os.chdir(job["folder"])
-        os.dup2(err, 1)
-        os.dup2(err, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (virtual + MOST_MEMORY, virtual + MOST_MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.alarm(60)  # for what waits without computing
-        warnings.simplefilter("ignore")  # the commands show them as lines of their own
-        from mfcdm import cli
+def _read(job: dict[str, str], err: int, virtual: int) -> int:
+    """Read the mutant as a command would, in a process of its own; the code that it ends with."""
+    os.chdir(job["folder"])
+    os.dup2(err, 1)
+    os.dup2(err, 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + MOST_MEMORY, virtual + MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(600)  # for what waits without computing
+    warnings.simplefilter("ignore")  # the commands show them as lines of their own
+    from mfcdm import cli
 
-        errors = cli.user_errors()
-        sys.addaudithook(_audit)
-        try:
-            code = 0 if READERS[job["reader"]](Path(job["path"])) else 4
-        except errors as error:
-            print(cli.sentence(error), file=sys.stderr)
-            code = 2
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    errors = cli.user_errors()
+    sys.addaudithook(_audit)
+    try:
+        return 0 if READERS[job["reader"]](Path(job["path"])) else 4
+    except errors as error:
+        print(cli.sentence(error), file=sys.stderr)
+        return 2
 
 
 def main() -> None:
     """Read whole files, so that everything is imported, then answer jobs until stdin is closed."""
     sys.dont_write_bytecode = True
+    from mfcdm import cli
+
+    cli.user_errors()  # every fork has what it imports
     for reader, path in json.loads(sys.stdin.readline()):
         assert READERS[reader](Path(path)), path
     page, own = os.sysconf("SC_PAGE_SIZE"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -93,7 +88,7 @@ def main() -> None:
         with tempfile.TemporaryFile() as err:
             pid = os.fork()
             if pid == 0:
-                _read(job, err.fileno(), virtual)
+                leave(partial(_read, job, err.fileno(), virtual))
             _, status, used = os.wait4(pid, 0)
             err.seek(0)
             said = err.read().decode(errors="replace")
@@ -121,30 +116,21 @@ class Ended:
         return None
 
 
-class Mutants:
-    """The warm process, from outside; use it in a `with`. `whole` are pairs (reader, path) that it can read."""
+class Mutants(Warm):
+    """The warm process, from outside. `whole` are pairs (reader, path) that it can read."""
 
     def __init__(self, whole: list[tuple[str, Path]]) -> None:
+        super().__init__("tests.commands.mutants")
         self._whole = [(reader, str(path)) for reader, path in whole]
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command, pipes = [sys.executable, "-m", "tests.commands.mutants"], {"stdin": subprocess.PIPE}
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, **pipes)
-        self._send(self._whole)
+        super().__enter__()
+        self.send(self._whole)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=60)
 
     def read(self, reader: str, path: Path, folder: Path) -> Ended:
         """Read a mutant, standing in `folder`."""
-        self._send({"reader": reader, "path": str(path), "folder": str(folder)})
-        return Ended(**json.loads(self._process.stdout.readline()))
-
-    def _send(self, value: Any) -> None:
-        self._process.stdin.write(json.dumps(value) + "\n")
-        self._process.stdin.flush()
+        return Ended(**self.ask({"reader": reader, "path": str(path), "folder": str(folder)}))
 
 
 if __name__ == "__main__":

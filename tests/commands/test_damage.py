@@ -114,6 +114,16 @@ def test_resume_refuses_a_damaged_state(run, call, tmp_path):
     assert "training.safetensors is damaged: network.out.bias holds NaN or infinite numbers" in ended.sentence
 
 
+def test_resume_runs_nothing_that_a_sampler_holds(run, call, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    hostile = {"_target_": "os.system", "command": "touch hostile"}
+    about = {"_target_": "mfcdm.samplers.PredictorCorrector", "predictor": hostile}
+    change_config(copy / "checkpoints" / "last", "sampler", **about)
+    ended = call("train", f"resume={copy}")
+    assert (ended.code, "_target_ 'os.system' is refused" in ended.sentence) == (2, True), ended.sentence
+    assert not (tmp_path / "hostile").exists()
+
+
 def test_resume_runs_no_foreign_logger(run, call, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
     change_config(copy / "checkpoints" / "last", "logger", _target_="os.system", command="touch hostile")

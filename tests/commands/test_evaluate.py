@@ -94,8 +94,8 @@ def test_mistakes_end_in_one_sentence(call, files, arguments, named):
 
 BROKEN = [
     ({"points": with_nan()}, ["cloud 2", "NaN"]),
-    ({"points": clouds(1, 20, 3)}, ["holds 1 clouds"]),
-    ({"points": clouds(6, 1, 3)}, ["cloud 0 has 1 points"]),
+    ({"points": clouds(1, 20, 3)}, ["holds 1 cloud"]),
+    ({"points": clouds(6, 1, 3)}, ["cloud 0 has 1 point"]),
     ({"points": clouds(0, 20, 3)}, ["broken.npz"]),
     ({"points": clouds(6, 20, 2)}, ["dimension 2", "dimension 3"]),
     ({"points": clouds(6, 3, 20)}, ["dimension 20"]),

@@ -66,8 +66,8 @@ def with_nan(array):
 
 DATA_MISTAKES = [
     ({"points": with_nan(clouds(4, 64, 3))}, ["cloud 2", "NaN"]),
-    ({"points": clouds(1, 1, 3)}, ["cloud 0 has 1 points", "needs 64"]),
-    ({"points": clouds(4, 1, 3)}, ["cloud 0 has 1 points", "64"]),
+    ({"points": clouds(1, 1, 3)}, ["cloud 0 has 1 point", "needs 64"]),
+    ({"points": clouds(4, 1, 3)}, ["cloud 0 has 1 point", "64"]),
     ({"points": clouds(4, 80, 3), "lengths": np.array([80, 70, 40, 64])}, ["cloud 2 has 40 points", "64"]),
     ({"points": clouds(64, 3)}, ["clouds.npz", "(64, 3)"]),
     ({"points": np.ones((4, 64, 3))}, ["coincide"]),
@@ -117,7 +117,7 @@ def test_folder_with_nan_in_one_file(call, tmp_path):
     np.save(tmp_path / "some" / "a.npy", clouds(64, 3))
     np.save(tmp_path / "some" / "b.npy", with_nan(clouds(3, 64, 3))[2])
     ended = call("train", *ONE_STEP, "dataset.path=some")
-    assert (ended.code, "some/b.npy has 1 points with NaN" in ended.sentence) == (2, True), ended.sentence
+    assert (ended.code, "some/b.npy has 1 point with NaN" in ended.sentence) == (2, True), ended.sentence
 
 
 def test_pickles_in_an_archive_are_not_opened(call, tmp_path):

@@ -20,7 +20,8 @@ from mfcdm.checkpoint_export import export
 from mfcdm.datasets import Normalization
 from mfcdm.networks import ScoreNetwork
 from tests.commands.mutants import Mutants
-from tests.commands.mutations import CLOUDS, RULES
+from tests.commands.mutations import RULES
+from tests.commands.mutations.archives import CLOUDS
 
 MANY = 2 * sum(map(len, RULES.values()))
 SIZES = {"width": 8, "depth": 1, "num_moments": 2, "num_heads": 2, "num_scales": 2, "channels": 2}

@@ -45,7 +45,7 @@ def test_selection_keeps_lengths_and_labels_together():
         ([], "at least one cloud"),
         ([torch.zeros(2, 3), torch.zeros(2, 2)], "cloud 1 has dimension 2"),
         ([torch.zeros(2, 3), torch.zeros(0, 3)], "cloud 1 must be"),
-        ([torch.tensor([[0.0, torch.nan, 0.0], [1.0, 1.0, 1.0]])], "cloud 0 has 1 points with NaN"),
+        ([torch.tensor([[0.0, torch.nan, 0.0], [1.0, 1.0, 1.0]])], "cloud 0 has 1 point with NaN"),
     ],
 )
 def test_clouds_that_do_not_fit_are_refused(points, sentence):
@@ -55,7 +55,7 @@ def test_clouds_that_do_not_fit_are_refused(points, sentence):
 
 def test_coincident_points_cannot_be_normalised():
     clouds = Clouds.join([torch.ones(4, 3)])
-    with pytest.raises(ValueError, match="4 points coincide"):
+    with pytest.raises(ValueError, match=r"all points \(4\) coincide"):
         Normalization.fit(clouds)
     with pytest.raises(ValueError, match="cloud 0 coincide"):
         rescaled(clouds, "box")

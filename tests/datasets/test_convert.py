@@ -80,7 +80,7 @@ def test_archives_keep_splits_labels_and_sizes(tmp_path, capsys):
         check_same(tmp_path / "c", split, CloudArchive(tmp_path / "c.h5", split))
     assert MappedArchive(tmp_path / "c").categories == ("airplane", "chair")
     code, said = call(capsys, tmp_path / "c", tmp_path / "d", "--category", "chair", "--dtype", "float16")
-    assert (code, said) == (0, f"{tmp_path / 'd'}: 3 clouds of train, 2 clouds of val, 1 classes, float16, 0.0 MiB")
+    assert (code, said) == (0, f"{tmp_path / 'd'}: 3 clouds of train, 2 clouds of val, 1 class, float16, 0.0 MiB")
     found = MappedArchive(tmp_path / "d")
     assert torch.equal(found[2]["x"], torch.from_numpy(clouds(3, 1)[2]).float().half().float())
 
@@ -154,7 +154,7 @@ def test_shares_of_the_training_clouds_become_splits(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("spoil", "layout", "sentence"),
     [
-        (lambda made: made.clouds[6].__setitem__((2, 1), torch.nan), {}, "place 6 has 1 points with NaN or infinite"),
+        (lambda made: made.clouds[6].__setitem__((2, 1), torch.nan), {}, "place 6 has 1 point with NaN or infinite"),
         (lambda made: made.clouds[6].mul_(1e4), {"dtype": "float16"}, "place 6 has coordinates up to .*, too large"),
         (lambda made: made.clouds.__setitem__(6, torch.zeros(3, 2)), {}, "place 6 has dimension 2, the ones before"),
         (lambda made: made.clouds.__setitem__(6, torch.zeros(0, 3)), {}, "place 6 must be"),
@@ -243,7 +243,7 @@ def test_mistakes_end_in_one_sentence_and_exit_code_2(tmp_path, capsys):
         ((tmp_path / "gone", out), f"{tmp_path / 'gone'} is neither a file nor a folder"),
         ((tmp_path / "empty", out), "holds no"),
         ((tmp_path / "file", out), "must end in .npz"),
-        ((tmp_path / "bad.npy", out), f"{tmp_path / 'bad.npy'}: cloud 5 has 1 points with NaN or infinite"),
+        ((tmp_path / "bad.npy", out), f"{tmp_path / 'bad.npy'}: cloud 5 has 1 point with NaN or infinite"),
         ((a, tmp_path / "file"), "is there already"),
         ((a, tmp_path / "file" / "below"), "Not a directory"),
         ((a, out, "--points", "0"), "num_points must be >= 1, got 0"),

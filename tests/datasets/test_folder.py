@@ -176,3 +176,11 @@ def test_real_meshes_lie_in_their_box_of_side_one():
         assert (x <= high + 1e-6).all()
         # points lie on the surface, to the same rounding
         assert surface.distance(x[:20]).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("error")
+def test_coordinates_beyond_float32_are_refused_without_a_warning(tmp_path):
+    """Of a mesh: sampled points are float64, in which they are finite."""
+    (tmp_path / "a.off").write_text("OFF\n3 1 0\n0 0 0\n1e39 0 0\n0 1e39 0\n3 0 1 2\n")
+    with pytest.raises(ValueError, match=r"a\.off has \d+ points with NaN or infinite coordinates"):
+        Clouds.of(CloudFolder(tmp_path))

@@ -125,8 +125,8 @@ BAD = {
     "ragged.xyz": ("1 2 3\n1 2\n", "columns changed from 3 to 2 at row 2$"),
     "words.txt": ("Read me first\n", "could not convert"),
     "one_column.txt": ("1\n2\n", "one column"),
-    "nan.xyz": ("1 2 3\n1 nan 3\n", "has 1 points with NaN"),
-    "huge.xyz": ("1 2 1e300\n", "has 1 points with NaN or infinite"),  # infinite in float32
+    "nan.xyz": ("1 2 3\n1 nan 3\n", "has 1 point with NaN"),
+    "huge.xyz": ("1 2 1e300\n", "has 1 point with NaN or infinite"),  # infinite in float32
     "words.obj": ("Read me first\n", "neither triangles nor points"),
     "foreign.obj": (b"\x00\xff\x07" * 99, "cannot be read"),
     "number.obj": ("v 0 0 0\nv one 0 0\nv 0 1 0\nf 1 2 3\n", "unmatched data"),
@@ -144,7 +144,7 @@ BAD = {
     "number.ply": (PLY + "end_header\n0 0 0\n1 0 0\n0 x 0\n", "unmatched data"),
     "beyond.ply": (PLY + FACE + "end_header\n" + CORNERS + "3 0 1 7\n", "not among its 3"),
     "negative.ply": (PLY + FACE + "end_header\n" + CORNERS + "3 0 1 -1\n", "not among its 3"),
-    "nan.ply": (PLY + "end_header\n0 0 0\nnan 0 0\n0 1 0\n", "has 1 points with NaN"),
+    "nan.ply": (PLY + "end_header\n0 0 0\nnan 0 0\n0 1 0\n", "has 1 point with NaN"),
     "words.stl": ("Read me first\n", "neither triangles nor points"),
     "no_triangles.stl": (bytes(80) + struct.pack("<I", 0), "neither triangles nor points"),
     "half.stl": (MESHES["ascii.stl"][:300], "neither triangles nor points"),
@@ -179,8 +179,8 @@ def test_cut_files_are_refused(tmp_path, name, share):
         (np.zeros(3), r"must hold numbers \(points, D\)"),
         (np.zeros((0, 3)), "must hold numbers"),
         (np.array([["a", "b"]]), "must hold numbers"),
-        (np.array([[1.0, np.inf]]), "1 points with NaN or infinite"),
-        (np.array([{}, {}], dtype=object), "cannot be loaded when allow_pickle=False"),
+        (np.array([[1.0, np.inf]]), "1 point with NaN or infinite"),
+        (np.array([{}, {}], dtype=object), "it holds Python objects, which are never unpickled"),
     ],
 )
 def test_arrays_that_are_no_cloud_are_refused(tmp_path, array, reason):

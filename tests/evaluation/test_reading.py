@@ -77,7 +77,7 @@ TORCH_MISTAKES = [
     ({"points": CLOUDS, "lengths": torch.tensor([6, 6, 6, 7, 6])}, "cloud 3 must own 1 to 6 points, but owns 7"),
     (CLOUDS.transpose(1, 2).contiguous(), r"points of dimension 6, not 2 or 3"),
     (CLOUDS[:3], "holds 3 clouds; scores with intervals need at least 4"),
-    (CLOUDS[:, :1], "cloud 0 has 1 points; a shape needs at least 2"),
+    (CLOUDS[:, :1], "cloud 0 has 1 point; a shape needs at least 2"),
     (CLOUDS / 0, "cloud 0 has 6 points with NaN or infinite"),
 ]
 

@@ -12,6 +12,13 @@ from triton.runtime import interpreter
 from mfcdm.interaction import BackendUnavailable, available_backends, ball_convolution, triton_backend, triton_launch
 from mfcdm.interaction.reference import ball_convolution_reference, sharpness
 from mfcdm.interaction.triton_backend import ball_convolution_triton
+from tests.interaction.interaction_laws import (
+    assert_a_self_interaction_pulls_as_much_as_it_is_pulled,
+    assert_each_gradient_alone_is_the_one_in_company,
+    assert_half_precision_values_round_once_at_the_end,
+    assert_kernel_normalisation_near_and_beyond_underflow,
+    assert_padding_never_matters,
+)
 from tests.interaction.interaction_problems import (
     assert_as_exact_as_dense,
     build,
@@ -89,34 +96,31 @@ def test_it_is_as_exact_at_any_scale(normalize, scale, offset):
 @pytest.mark.parametrize("padding", [torch.nan, torch.inf, 1e30])
 def test_padding_never_matters(normalize, num_sources, padding):
     problem = problem_of(4, 80, num_sources, num_clouds=3, padded=True)
-    g = upstream(problem)
-    query_padding = torch.arange(80) >= problem.lengths[:, None]
-    assert 0 < query_padding.sum() < query_padding.numel()
-    dirty_g = torch.where(query_padding[:, None, :, None], torch.nan, g)
-    clean = output_and_gradients(ball_convolution_triton, problem.with_padding(0.0), g, normalize=normalize)
-    dirty = output_and_gradients(ball_convolution_triton, problem.with_padding(padding), dirty_g, normalize=normalize)
-    for name, value in clean.items():
-        assert torch.equal(dirty[name], value), name
-    assert (dirty["out"].transpose(1, 2)[query_padding] == 0).all()
-    assert (dirty["x"][query_padding] == 0).all()
-    sources, source_lengths = problem.sources
-    source_padding = torch.arange(sources.shape[1]) >= source_lengths[:, None]
-    assert (dirty["v"].transpose(1, 2)[source_padding] == 0).all()
+    assert_padding_never_matters(ball_convolution_triton, problem, normalize, padding)
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 @pytest.mark.parametrize("num_sources", [None, 40])
-@pytest.mark.parametrize("wanted", ["x", "v", "bandwidth", "y"])
-def test_each_gradient_alone_is_the_one_in_company(normalize, num_sources, wanted):
-    problem = problem_of(0, 50, num_sources, padded=True)
-    if getattr(problem, wanted) is None:
-        return
-    g = upstream(problem)
-    together = output_and_gradients(ball_convolution_triton, problem, g, normalize=normalize)[wanted]
-    leaf = getattr(problem, wanted).clone().requires_grad_()
-    (alone,) = torch.autograd.grad(convolve(replace(problem, **{wanted: leaf}), normalize), leaf, g)
-    # the bandwidths' gradient takes S_ij + S_ji or S_ij: float32 sums of 50^2 terms in another association
-    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5 * together.abs().max().item())
+def test_each_gradient_alone_is_the_one_in_company(normalize, num_sources):
+    problem, eps = problem_of(0, 50, num_sources, padded=True), 1e-5  # float32 sums of up to 50^2 terms
+    assert_each_gradient_alone_is_the_one_in_company(ball_convolution_triton, problem, normalize, eps)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_a_self_interaction_pulls_as_much_as_it_is_pulled(normalize):
+    problem = problem_of(0, 60, radius=0.8)
+    assert_a_self_interaction_pulls_as_much_as_it_is_pulled(ball_convolution_triton, problem, normalize)
+
+
+@pytest.mark.parametrize("exponent", [50.0, 85.0, 1e3])
+def test_kernel_normalisation_near_and_beyond_underflow(exponent):
+    assert_kernel_normalisation_near_and_beyond_underflow(ball_convolution_triton, exponent)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_half_precision_values_round_once_at_the_end(normalize):
+    """float16 only: the interpreter's bfloat16 is wrong."""
+    assert_half_precision_values_round_once_at_the_end(ball_convolution_triton, torch.float16, normalize)
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
@@ -145,30 +149,6 @@ def test_an_expanded_gradient_is_read_as_it_is():
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
-def test_a_self_interaction_pulls_as_much_as_it_is_pulled(normalize):
-    """The output does not change under a translation, so the gradients of x sum to 0 over each cloud."""
-    problem = problem_of(0, 60, radius=0.8)
-    dx = output_and_gradients(ball_convolution_triton, problem, upstream(problem), normalize=normalize)["x"]
-    assert dx.abs().max() > 0.01
-    # S_ij + S_ji and S_ji + S_ij are summed by two programs, each to 60 roundings of float32
-    assert dx.sum(1).abs().max() < 60 * torch.finfo(torch.float32).eps * dx.abs().sum(1).max()
-
-
-@pytest.mark.parametrize("exponent", [50.0, 85.0, 1e3])
-def test_kernel_normalisation_near_and_beyond_underflow(exponent):
-    x, y, v = torch.zeros(1, 1, 2), torch.tensor([[[0.3, 0.4]]]), torch.tensor([[[[7.0]]]])
-    bandwidth = torch.tensor([0.5 / (2 * exponent) ** 0.5])
-    for t in (x, y, v, bandwidth):
-        t.requires_grad_()
-    out = ball_convolution_triton(x, v, bandwidth, radius=1.0, y=y, normalize="kernel")
-    out.sum().backward()
-    somebody = float(exponent < 100)  # one source: w v / w, and w times 1 / w, two roundings
-    assert out.item() == pytest.approx(7.0 * somebody, rel=2 * torch.finfo(torch.float32).eps)
-    assert v.grad.item() == pytest.approx(somebody, rel=2 * torch.finfo(torch.float32).eps)
-    assert all(t.grad.isfinite().all() for t in (x, y, bandwidth))
-
-
-@pytest.mark.parametrize("normalize", NORMALIZATIONS)
 @pytest.mark.parametrize("coordinate", [torch.nan, torch.inf])
 def test_a_point_that_diverged_stays_visible(normalize, coordinate):
     problem = problem_of(0, 70, radius=0.5)
@@ -189,20 +169,6 @@ def test_nothing_is_a_cloud_too(num_clouds, num_queries, num_sources):
         assert torch.equal(out, torch.zeros(num_clouds, 2, num_queries, 5))
         for leaf, gradient in zip((x, y, v), torch.autograd.grad(out.sum(), (x, y, v)), strict=True):
             assert torch.equal(gradient, torch.zeros_like(leaf))
-
-
-def test_half_precision_values_round_once_at_the_end():
-    """float16 only: the interpreter's bfloat16 is wrong."""
-    problem = problem_of(0, 50)
-    halved = replace(problem, v=problem.v.half())
-    g = upstream(halved)
-    for normalize in NORMALIZATIONS:
-        wide = replace(problem, v=halved.v.float())
-        wide = output_and_gradients(ball_convolution_triton, wide, g, normalize=normalize)
-        half = output_and_gradients(ball_convolution_triton, halved, g, normalize=normalize)
-        assert half["out"].dtype == half["v"].dtype == torch.float16
-        for name, value in wide.items():
-            assert torch.equal(half[name], value.to(half[name].dtype)), name
 
 
 @pytest.mark.parametrize(("kernel", "num_sources"), [(False, None), (True, 40)])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mfcdm.interaction.reference import ball_convolution_reference
+from tests.interaction.interaction_laws import assert_padding_never_matters
 from tests.interaction.interaction_problems import output_and_gradients, random_problem
 
 NORMALIZATIONS = ("mean", "kernel")
@@ -125,3 +126,11 @@ def test_half_precision_values_round_once_at_the_end(dtype, normalize):
     expected = convolve(replace(problem, v=halved.v.float()), normalize).to(dtype)
     assert convolve(halved, normalize).dtype == dtype
     assert torch.equal(convolve(halved, normalize), expected)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+@pytest.mark.parametrize("num_sources", [None, 70])
+@pytest.mark.parametrize("padding", [torch.nan, torch.inf, 1e30])
+def test_padding_never_matters(normalize, num_sources, padding):
+    problem = random_problem(4, 80, num_sources, num_clouds=3, padded=True, dtype=torch.float32)
+    assert_padding_never_matters(ball_convolution_reference, problem, normalize, padding)

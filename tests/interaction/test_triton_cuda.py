@@ -16,6 +16,10 @@ from mfcdm.interaction import (
 )
 from mfcdm.interaction.reference import ball_convolution_reference, sharpness
 from mfcdm.interaction.triton_backend import ball_convolution_triton
+from tests.interaction.interaction_laws import (
+    assert_each_gradient_alone_is_the_one_in_company,
+    assert_padding_never_matters,
+)
 from tests.interaction.interaction_problems import (
     assert_as_exact_as_dense,
     build,
@@ -132,33 +136,18 @@ def test_the_same_call_gives_the_same_bits(normalize, num_sources, dtype):
 @pytest.mark.parametrize("num_sources", [None, 700])
 @pytest.mark.parametrize("padding", [torch.nan, torch.inf, 1e30])
 def test_padding_never_matters(normalize, num_sources, padding):
-    problem = problem_of(4, 800, num_sources, num_clouds=3, padded=True)
-    g = upstream(problem)
-    query_padding = torch.arange(800) >= problem.lengths[:, None]
-    dirty_g = torch.where(query_padding[:, None, :, None], torch.nan, g)
-    clean = output_and_gradients(on_cuda, problem.with_padding(0.0), g, normalize=normalize)
-    dirty = output_and_gradients(on_cuda, problem.with_padding(padding), dirty_g, normalize=normalize)
-    for name, value in clean.items():
-        assert torch.equal(dirty[name], value), name
-    assert (dirty["out"].transpose(1, 2)[query_padding] == 0).all()
-    assert (dirty["x"][query_padding] == 0).all()
+    assert_padding_never_matters(
+        on_cuda, problem_of(4, 800, num_sources, num_clouds=3, padded=True), normalize, padding
+    )
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)
 @pytest.mark.parametrize("num_sources", [None, 300])
-@pytest.mark.parametrize("wanted", ["x", "v", "bandwidth", "y"])
-def test_each_gradient_alone_is_the_one_in_company(normalize, num_sources, wanted):
-    problem = moved(problem_of(0, 400, num_sources, padded=True))
-    if getattr(problem, wanted) is None:
-        return
-    g = upstream(moved(problem, "cpu")).cuda()
-    together = output_and_gradients(ball_convolution_triton, problem, g, normalize=normalize)[wanted]
-    problem = replace(problem, **{wanted: getattr(problem, wanted).clone().requires_grad_()})
-    out = ball_convolution_triton(problem.x, problem.v, problem.bandwidth, **problem.keywords, normalize=normalize)
-    (alone,) = torch.autograd.grad(out, getattr(problem, wanted), g)
-    # float32 sums of up to 400^2 terms in another association: about sqrt(400^2) roundings
-    atol = 400 * torch.finfo(torch.float32).eps * together.abs().max().item()
-    torch.testing.assert_close(alone, together, rtol=0, atol=atol)
+def test_each_gradient_alone_is_the_one_in_company(normalize, num_sources):
+    eps = 400 * torch.finfo(torch.float32).eps  # sums of up to 400^2 terms: about sqrt(400^2) roundings
+    assert_each_gradient_alone_is_the_one_in_company(
+        on_cuda, problem_of(0, 400, num_sources, padded=True), normalize, eps
+    )
 
 
 @pytest.mark.parametrize("normalize", NORMALIZATIONS)

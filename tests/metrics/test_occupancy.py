@@ -82,10 +82,10 @@ def test_points_on_the_faces_are_inside():
 def test_points_outside_are_refused_never_clipped():
     inside, outside = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
     outside[1, 2, 0] = 1.5
-    with pytest.raises(ValueError, match=r"1 points of cloud 1 of b lie outside the box .*\[1.5, 0.0, 0.0\]"):
+    with pytest.raises(ValueError, match=r"cloud 1 of b has 1 point outside the box .*\[1.5, 0.0, 0.0\]"):
         jensen_shannon_divergence(inside, outside)
     assert jensen_shannon_divergence(inside, outside, bounds=(-2, 2)) > 0
-    with pytest.raises(ValueError, match="cloud 1 of a lie outside"):
+    with pytest.raises(ValueError, match="cloud 1 of a has 1 point outside"):
         jensen_shannon_divergence(outside, inside, bounds=(-1.2, 1.2))
 
 

@@ -1,0 +1,12 @@
+"""Words of the sentences that users read."""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things: "1 point", "2 points".
+
+    Args:
+        number: of them.
+        noun: for one.
+        plural: where it is not the noun with an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
