@@ -10,6 +10,8 @@ of the shapes' longest side; `1nna-cd` is theirs against as many held-out clouds
 the same clouds, noise and first weights where their networks agree, so that differences to the first variant are
 paired. Prints a table and adds the rows to ablation.csv beside this file, with the hardware's name.
 
+With --remember FOLDER a stopped call goes on where it stopped.
+
 A variant of your own: --variants none --base experiment=demo --variant wide "network.width=48".
 """
 
@@ -52,6 +54,7 @@ Array = npt.NDArray[np.float64]
 LOG_SNR = (-4.0, -2.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 FINE = LOG_SNR[-4:]
 REDRAWN = {3.0: 20, 5.0: 12}  # log-SNR and steps from there
+GENERATED_STEPS = 100
 NUM_CLOUDS, BATCH, STREAM = 64, 16, 7  # of the judgement: clouds, clouds at once, stream of their noise
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -73,25 +76,37 @@ GROUPS: dict[str, dict[str, str]] = {
         "narrower radius": "network.radius=[0.2,1.0]",
     },
     "local": {"moments only": "network.interactions=[global]", "with local": ""},
-    "size": {
-        "default": "",
-        "network=small": "network=small",
-        "depth 3": "network.depth=3",
-        "width 48": "network.width=48",
-        "16 moments": "network.num_moments=16",
-        "batch 8": "trainer.batch_size=8",
-    },
     "weights": {
         "cost": "",
         "uniform": "objective.level_weights=uniform",
         "bound": "objective.level_weights=bound",
     },
-    "levels": {
-        "4": "",
-        "3": "subdivision.num_levels=3",
-        "6": "subdivision.num_levels=6",
-        "uniform in t": "subdivision=time subdivision.num_particles=512",
-        "one": "subdivision=none subdivision.num_particles=512",
+    "defaults": {
+        "default": "",
+        "wider radius": "network.radius=[1.2,6.0]",
+        "narrower radius": "network.radius=[0.53,2.7]",
+        "2 scales": "network.num_scales=2",
+        "6 scales": "network.num_scales=6",
+        "8 moments": "network.num_moments=8",
+        "32 moments": "network.num_moments=32",
+        "depth 6, width 48": "network.depth=6 network.width=48",
+        "depth 2, width 80": "network.depth=2 network.width=80",
+        "noise predicted": "network.prediction=noise",
+        "linear schedule": "sde=linear",
+        "uniform weights": "objective.level_weights=uniform",
+        "bound's weights": "objective.level_weights=bound",
+        "3 levels": "subdivision.num_levels=3",
+        "6 levels": "subdivision.num_levels=6",
+        "one level": "subdivision=none subdivision.num_particles=512",
+        "ratio 4": "subdivision.ratio=4 subdivision.num_levels=3",
+        "levels uniform in t": "subdivision=time subdivision.num_particles=512",
+        "jacobian 0.01": "objective.jacobian_weight=0.01",
+        "jacobian 0.1": "objective.jacobian_weight=0.1",
+        "averaging 0.99": "trainer.ema_decay=0.99",
+        "averaging 0.9999": "trainer.ema_decay=0.9999",
+        "batch 8": "trainer.batch_size=8",
+        "muon 4e-3": "trainer.learning_rate=4e-3",
+        "muon 1.6e-2": "trainer.learning_rate=1.6e-2",
     },
 }
 
@@ -172,7 +187,7 @@ def of_generated(trainer: Trainer, source: str, num_clouds: int) -> dict[str, fl
     x = generate(
         trainer.averaged().eval(),
         trainer.objective.sde,
-        Langevin(num_steps=50),
+        Langevin(num_steps=GENERATED_STEPS),
         trainer.objective.subdivision,
         Renoise(),
         num_clouds=num_clouds,
@@ -213,6 +228,22 @@ def in_own_process(overrides: list[str], *settings: Any) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(overrides)}: {done.stderr.strip().splitlines()[-1]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def remembered(folder: Path | None, name: str, settings: list[Any]) -> dict[str, Any]:
+    """`in_own_process`, or what a file in the folder says of the same run; a new result gets its file."""
+    if folder is None:
+        return in_own_process(*settings)
+    path = folder / f"{name}.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known["settings"] == settings:
+            return dict(known["found"])
+        raise SystemExit(f"{path} is of other settings, {known['settings']}; remove it or choose another --remember")
+    found = in_own_process(*settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "found": found}))
+    return found
 
 
 def paired(own: Array, base: Array, seeds: int) -> dict[str, float]:
@@ -267,6 +298,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--generated", type=int, default=0, help="clouds to generate and measure")
     parser.add_argument("--keep", type=Path, help="folder for the checkpoints, by default none is kept")
+    parser.add_argument("--remember", type=Path, help="folder of results; those that are there are not made again")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -276,13 +308,14 @@ def main() -> None:
         return
     variants = {**GROUPS[options.variants], **dict(options.variant)}
     variants = {name: variants[name] for name in options.only or variants}
-    keys = [(name, seed) for name in variants for seed in range(options.seeds)]
+    keys = [(name, seed) for seed in range(options.seeds) for name in variants]  # a whole seed first
 
     def run(key: tuple[str, int]) -> dict[str, Any]:
         name, seed = key
-        kept = None if options.keep is None else str(options.keep / f"{name.replace(' ', '-')}-{seed}")
+        label = f"{name.replace(' ', '-')}-{seed}"
+        kept = None if options.keep is None else str(options.keep / label)
         overrides = [*options.base.split(), *variants[name].split()]
-        return in_own_process(overrides, options.seconds, seed, kept, options.generated)
+        return remembered(options.remember, label, [overrides, options.seconds, seed, kept, options.generated])
 
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(zip(keys, pool.map(run, keys), strict=True))
