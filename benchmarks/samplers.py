@@ -3,8 +3,9 @@
 With exact scores on two laws: a mixture of five Gaussians in R^3 (32 clouds of 256 particles; the sliced Wasserstein
 distance between all points and as many fresh ones) and a mixture of three such shapes (16 clouds; the mean over the
 clouds of the distance to the nearest shape). Errors are divided by that of fresh samples (the floor): 1 is perfect.
-With a checkpoint: all points against those of as many clouds drawn with 1,000 Langevin steps, over the distance between
-two such draws. An evaluation is one call of the score, the last one that denoises included.
+With a checkpoint and --data shapes|FILE: the energy distance between the generated clouds and as many that the training
+has not seen, over that between training clouds and the same; two clouds are as far apart as their sliced Wasserstein
+distance. An evaluation is one call of the score, the last one that denoises included.
 Prints tables, adds their rows to samplers.csv beside this file, with the hardware's name, and draws the main curves of
 all its laws, docs/pictures/samplers.png; --only-picture draws and measures nothing.
 torchsde takes part where it is installed: pip install -e ".[benchmarks]".
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from hardware import add_rows, hardware_name
 from matplotlib.figure import Figure
+from quality import Real
 
 from mfcdm import checkpoint
 from mfcdm.analytic import GaussianMixture, ShapeMixture
@@ -39,6 +41,7 @@ from mfcdm.samplers import (
 from mfcdm.sde import CosineVPSDE
 
 NUM_PARTICLES, EVALUATIONS = 256, (15, 21, 25, 51, 101)
+NUM_DIRECTIONS = 64
 SDE = CosineVPSDE()
 SAMPLERS: dict[str, tuple[Sampler, int]] = {  # with the evaluations of a step
     "DPMSolver": (DPMSolver(), 1),
@@ -89,6 +92,18 @@ LAWS: dict[str, tuple[GaussianMixture | ShapeMixture, int]] = {  # with the numb
 def pooled_distance(x: torch.Tensor, y: torch.Tensor) -> float:
     """Between all points of two sets of clouds (B, N, 3)."""
     return float(sliced_wasserstein_distance(x.reshape(1, -1, 3), y.reshape(1, -1, 3)))
+
+
+def set_distance(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Energy distance 2 E d(x, y) - E d(x, x') - E d(y, y') between two sets of clouds (B, N, 3), d sliced Wasserstein.
+
+    On fixed directions d is the Euclidean distance between sorted projections, and the energy distance a distance.
+    """
+    g = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(3, NUM_DIRECTIONS, generator=g), dim=0)
+    a, b = ((clouds @ directions).sort(dim=1).values.flatten(1) for clouds in (x, y))
+    across, within_x, within_y = (torch.cdist(*pair).mean() for pair in ((a, b), (a, a), (b, b)))
+    return float(2 * across - within_x - within_y) / (x.shape[1] * NUM_DIRECTIONS) ** 0.5
 
 
 def law_error(x: torch.Tensor, law: GaussianMixture | ShapeMixture, seed: int) -> float:
@@ -150,15 +165,15 @@ def exact_draws(law: GaussianMixture | ShapeMixture, num_clouds: int) -> dict[st
     return {**draws, "torchsde, euler": peer("euler", 1), "torchsde, heun": peer("heun", 2)}
 
 
-def checkpoint_draws(path: str, num_clouds: int) -> dict[str, Draw]:
-    """Every sampler on a trained network, level by level."""
+def checkpoint_draws(path: str, num_clouds: int) -> tuple[dict[str, Draw], int]:
+    """Every sampler on a trained network, level by level, in the data's coordinates, and the clouds' cardinality."""
     model = checkpoint.load(path)
     size = model.subdivision.cardinalities[-1]
 
     def ours(sampler: Sampler, cost: int) -> Draw:
         def draw(evaluations: int, seed: int) -> torch.Tensor:
             steps = max((evaluations - 1) // cost, model.subdivision.num_levels)
-            return generate(
+            x = generate(
                 model.network,
                 model.sde,
                 sampler.with_steps(steps),
@@ -168,10 +183,11 @@ def checkpoint_draws(path: str, num_clouds: int) -> dict[str, Draw]:
                 num_particles=size,
                 seed=seed,
             )
+            return model.normalization.undo(x)
 
         return draw
 
-    return {name: ours(*value) for name, value in SAMPLERS.items()}
+    return {name: ours(*value) for name, value in SAMPLERS.items()}, size
 
 
 def table(
@@ -217,7 +233,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--checkpoint", help="a run's checkpoint, in place of the exact laws")
-    parser.add_argument("--clouds", type=int, default=32, help="of the checkpoint")
+    parser.add_argument(
+        "--data", default="shapes", help='its data: "shapes" or an archive with the splits train and val'
+    )
+    parser.add_argument("--title", default="checkpoint", help="of its rows and its panel")
+    parser.add_argument("--clouds", type=int, default=100, help="of the checkpoint")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     pictures = Path(__file__).resolve().parents[1] / "docs" / "pictures"
     parser.add_argument("--picture", type=Path, default=pictures / "samplers.png")
@@ -231,12 +251,13 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     """Print the tables and add their rows to the csv."""
     print(f"{hardware_name()}; {options.seeds} seeds")
-    rows = []
+    rows, size = [], NUM_PARTICLES
     if options.checkpoint:
-        draws = checkpoint_draws(options.checkpoint, options.clouds)
-        truth = [draws["Langevin"](1001, 1000 + k) for k in range(2)]
-        floor = pooled_distance(*truth)
-        rows += table("checkpoint", draws, lambda x, seed: pooled_distance(x, truth[seed % 2]), floor, options.seeds)
+        draws, size = checkpoint_draws(options.checkpoint, options.clouds)
+        real = Real(options.data, options.clouds, size)
+        val = real.clouds("val", size)
+        floor = set_distance(real.clouds("train", size), val)
+        rows += table(options.title, draws, lambda x, seed: set_distance(x, val), floor, options.seeds)
     else:
         for title, (law, num_clouds) in LAWS.items():
             fresh = [law.sample(num_clouds, NUM_PARTICLES, torch.Generator().manual_seed(s)) for s in range(200, 216)]
@@ -246,7 +267,7 @@ def measure(options: argparse.Namespace) -> None:
                 return law_error(x, law, seed + 300)
 
             rows += table(title, exact_draws(law, num_clouds), error, floor, options.seeds)
-    add_rows(options.output, rows, same=("law", "sampler", "evaluations"), particles=NUM_PARTICLES)
+    add_rows(options.output, rows, same=("law", "sampler", "evaluations"), particles=size)
 
 
 if __name__ == "__main__":

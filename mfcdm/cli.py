@@ -14,10 +14,12 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfcdm.version import __version__
+from mfcdm.wording import counted
 
 # Beginnings of lines in errors of hydra and omegaconf that say nothing to a user of the commands.
 NOISE = ("object_type=", "reference_type=", "To append to your config use", "See https://hydra.cc/")
@@ -43,9 +45,11 @@ def evaluate() -> None:
 
 def run_train(config: DictConfig, folder: Path) -> None:
     """Train as the configuration says, in `folder`."""
+    from mfcdm.commands.assembly import MACHINE
     from mfcdm.commands.train import train_run
 
-    others = [text for text in HydraConfig.get().overrides.task if not text.startswith(("resume=", "trust="))]
+    taken = ("resume=", "trust=", *(f"trainer.{key}=" for key in MACHINE))
+    others = [text for text in HydraConfig.get().overrides.task if not text.startswith(taken)]
     if config.get("resume") is not None and Path(str(config.resume)).is_dir() and others:
         _say(f"resume={config.resume} goes on with the run's own configuration; ignored: {' '.join(others)}")
     train_run(_plain(config), folder)
@@ -73,17 +77,26 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
     # Hydra prints its own errors over many lines and exits with 1 unless it is told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[Exception] = []
+    told: list[Path] = []  # folders of a multirun's failures
+
+    def fail(error: Exception, folder: Path) -> None:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            failures.append(error)
+            return
+        told.append(folder)  # the others go on, perhaps for days
+        _say(f"{folder}: {sentence(error)}")
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             run(config, folder)
         except user_errors() as error:
-            failures.append(error)
+            fail(error, folder)
         except RuntimeError as error:
             if NO_MEMORY not in str(error):
                 raise
-            failures.append(MemoryError(f"there is not enough memory: {str(error).split(NO_MEMORY)[-1].strip(': ')}"))
+            what = str(error).split(NO_MEMORY)[-1].strip(": ")
+            fail(MemoryError(f"there is not enough memory: {what}"), folder)
         finally:
             with suppress(OSError):
                 if folder.resolve() != Path.cwd():  # evaluate's is where the user stands
@@ -100,6 +113,8 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
         _stop("stopped by Ctrl-C", 130)
     if failures:
         _stop(sentence(failures[0]), 2)
+    if told:
+        _stop(f"{counted(len(told), 'run')} failed, as said above", 2)
 
 
 def user_errors() -> tuple[type[Exception], ...]:

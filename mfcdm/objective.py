@@ -9,14 +9,15 @@ probability w_k, and N_k points of every cloud without replacement: most steps t
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfcdm.branching import Renoise
 from mfcdm.networks.parametrization import noise_from_output, prediction_of, target
-from mfcdm.randomness import Generators, check_lengths, random_subset, standard_normal, uniform
+from mfcdm.randomness import Generators, Rows, check_lengths, random_subset, standard_normal, uniform
 from mfcdm.sde import SDE, per_cloud
 from mfcdm.subdivision import LevelWeights, Subdivision
 
@@ -35,6 +36,11 @@ class Draw:
     alpha: Tensor  # (B, 1, 1)
     sigma: Tensor  # (B, 1, 1)
     lengths: Tensor | None  # (B,)
+
+    def __getitem__(self, rows: slice) -> "Draw":
+        """Some of the clouds."""
+        some: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **some)
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,9 @@ class MeanFieldScoreMatching:
     def _draw_times(self, level: int, x_0: Tensor, generator: Generators) -> Tensor:
         """Uniform in the level's interval for each cloud, and evenly spread over the batch: less variance, no bias."""
         end, start = self.intervals[level]
-        share = (_one_uniform(generator) + torch.arange(x_0.shape[0], dtype=torch.float64) / x_0.shape[0]) % 1.0
+        count = x_0.shape[0]
+        first, size = (generator.first, generator.batch_size) if isinstance(generator, Rows) else (0, count)
+        share = (_one_uniform(generator) + torch.arange(first, first + count, dtype=torch.float64) / size) % 1.0
         return (start - share * (start - end)).to(x_0)  # share < 1, so the end itself is never drawn
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 Every function takes `generator`: None (torch's default), one `torch.Generator` for the whole batch, or one
 generator a cloud. With one a cloud, cloud b's numbers come from generator b alone and only for the rows that it owns.
+`Rows` is one generator for a batch of which only some clouds are here.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+
+class Rows:
+    """The one generator of a batch, for some of its clouds: the numbers of all are drawn, and those of these kept.
+
+    So the clouds of a batch get the same numbers whether one process has all of them or several have some each, at the
+    price that each draws the whole batch's.
+
+    Args:
+        generator: of the batch.
+        first: place in the batch of the first cloud that is here.
+        num_clouds: that are here, one after the other.
+        batch_size: clouds of the whole batch.
+
+    Raises:
+        ValueError: if they are not within the batch.
+    """
+
+    def __init__(self, generator: torch.Generator, first: int, num_clouds: int, batch_size: int) -> None:
+        if not 0 <= first <= first + num_clouds <= batch_size:
+            raise ValueError(f"{num_clouds} clouds from place {first} on are not in a batch of {batch_size}")
+        self.generator, self.first, self.num_clouds, self.batch_size = generator, first, num_clouds, batch_size
+
+    def __len__(self) -> int:
+        """How many clouds are here."""
+        return self.num_clouds
+
+    def __getitem__(self, index: int) -> torch.Generator:
+        """The generator, which is that of every cloud."""
+        return self.generator
+
+
+Generators = torch.Generator | Sequence[torch.Generator] | Rows | None
 
 
 def cloud_generators(seed: int, indices: Sequence[int], stream: int = 0) -> list[torch.Generator]:
@@ -116,6 +148,10 @@ def _draw(draw, shape, generator, lengths, dtype, device) -> Tensor:  # type: ig
         raise ValueError(
             f"{len(generator)} generators were given for {shape[0]} clouds; give one a cloud, or one for all"
         )
+    if isinstance(generator, Rows):
+        one, first = generator.generator, generator.first
+        drawn = draw((generator.batch_size, *shape[1:]), generator=one, dtype=dtype, device=one.device)
+        return drawn[first : first + len(generator)].to(device)
     if lengths is None or len(shape) < 2:
         rows = [draw(shape[1:], generator=g, dtype=dtype, device=g.device).to(device) for g in generator]
         return torch.stack(rows) if rows else torch.empty(shape, dtype=dtype, device=device)

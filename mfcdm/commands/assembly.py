@@ -19,18 +19,25 @@ from mfcdm.commands.data import (
     read_augmentation,
     read_clouds,
 )
+from mfcdm.commands.processes import Crew
 from mfcdm.datasets import Clouds, Normalization, rescaled
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE
 from mfcdm.settings import TrainKeys, check_cardinality, check_device, check_numbers, check_steps, fitted_to
 from mfcdm.subdivision import Subdivision
+from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
 from mfcdm.training.loggers import JsonLines, Logger
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.validation import Validation, ValidationOptions
 
 DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
+MACHINE = (
+    "devices",
+    "num_nodes",
+    "accumulate",
+)  # keys of the trainer that a resumed run may change: it learns the same
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,22 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Material:
+    """What a run learns from, and with."""
+
+    parts: Parts
+    clouds: Clouds  # of training, in the scale of the configured normalisation
+    normalization: Normalization
+    batches: Batches
+    validation: Validation | None
+    remark: str  # for the user, or ""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A run that only has to be started."""
 
+    start: Start
     trainer: Trainer
     sampler: Sampler
     clouds: Clouds  # of training, in the scale of the configured normalisation
@@ -78,18 +98,53 @@ def find_start(config: dict[str, Any], folder: Path) -> Start:
     newest = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise FileNotFoundError(f"resume={folder}: it holds no whole checkpoint to go on from")
-    config = checkpoint.read_config(newest)
-    check_arguments(TrainKeys, config, f"{newest / 'config.yaml'}: ")
-    return Start(config, folder, trust, newest)
+    own = checkpoint.read_config(newest)
+    check_arguments(TrainKeys, own, f"{newest / 'config.yaml'}: ")
+    return Start(on_machine(own, config), folder, trust, newest)
 
 
-def prepare(start: Start) -> Prepared:
-    """Build a run and read its data.
+def on_machine(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A resumed run's own configuration, with the machine's keys as they are given, where they are."""
+    chosen = {key: given["trainer"].get(key) for key in MACHINE}
+    return own | {"trainer": own["trainer"] | {key: value for key, value in chosen.items() if value is not None}}
+
+
+def prepare(start: Start, crew: Crew | None = None) -> Prepared:
+    """Build a run and read its data, together with the other processes that train it.
+
+    A process that starts the others itself reads and checks everything before: a mistake is then its own alone.
 
     Raises:
         FileNotFoundError: if data are not there.
         ValueError: if a key, the data or the checkpoint does not fit.
     """
+    crew, (options, _) = crew or Crew(), read_options(start.config)
+    crew.find(options)
+    material = read_material(start) if crew.starts_others else None
+    crew.launch()
+    start = crew.processes.objects(start)[0]  # a folder may be named after the time
+    with crew.processes.together():
+        material = material or read_material(start)
+        trainer = Trainer(
+            material.parts.network,
+            material.parts.objective,
+            material.batches,
+            material.normalization,
+            options,
+            start.config,
+            start.folder,
+            categories=material.clouds.categories,
+            fabric=crew.fabric,
+            validation=material.validation,
+            branching=material.parts.branching,
+        )
+        if start.checkpoint is not None:
+            trainer.resume(start.checkpoint)
+    return Prepared(start, trainer, material.parts.sampler, material.clouds, material.remark)
+
+
+def read_material(start: Start) -> Material:
+    """Build what a configuration names, and read its data; see `prepare`."""
     config = start.config
     options, validation_options = read_options(config)
     augmentation = read_augmentation(config)
@@ -107,21 +162,7 @@ def prepare(start: Start) -> Prepared:
             validation = build_validation(start, parts, validation_options, raw, clouds, normalization)
         except NothingHeldOut as reason:
             remark = f"no validation: {reason}"
-    trainer = Trainer(
-        parts.network,
-        parts.objective,
-        batches,
-        normalization,
-        options,
-        config,
-        start.folder,
-        categories=clouds.categories,
-        validation=validation,
-        branching=parts.branching,
-    )
-    if start.checkpoint is not None:
-        trainer.resume(start.checkpoint)
-    return Prepared(trainer, parts.sampler, clouds, remark)
+    return Material(parts, clouds, normalization, batches, validation, remark)
 
 
 def read_options(config: dict[str, Any]) -> tuple[TrainerOptions, ValidationOptions]:
@@ -133,7 +174,9 @@ def read_options(config: dict[str, Any]) -> tuple[TrainerOptions, ValidationOpti
     if config["trainer"].get("max_steps") is None and config["trainer"].get("max_minutes") is None:
         config["trainer"]["max_minutes"] = DEFAULT_MINUTES
     options = TrainerOptions(**config["trainer"])
-    check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
+    device = check_device(f"trainer.accelerator={options.accelerator}", options.accelerator)
+    if device == "cuda" and (options.devices or 1) > torch.cuda.device_count():
+        raise ValueError(f"trainer.devices={options.devices}: torch sees {torch.cuda.device_count()} CUDA devices")
     return options, ValidationOptions(**validation)
 
 

@@ -2,17 +2,18 @@
 
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mfcdm import checkpoint
-from mfcdm.commands.assembly import Prepared, Start, find_start, open_loggers, prepare
+from mfcdm.commands.assembly import Prepared, Start, find_start, on_machine, open_loggers, prepare
 from mfcdm.commands.classes import class_names, in_turn, title
 from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
 from mfcdm.commands.data import of_classes
 from mfcdm.commands.files import describe, grid, write_samples
-from mfcdm.commands.interrupts import Interrupts
+from mfcdm.commands.processes import Crew
 from mfcdm.commands.reporting import try_report
 from mfcdm.commands.sample import draw
 from mfcdm.training.options import TrainerOptions
@@ -26,55 +27,76 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
     Raises:
         SystemExit: if Ctrl-C or SIGTERM has stopped the run, with the code that a shell gives to it.
     """
-    start = _start(config, folder)
-    run = prepare(start)  # all is built and checked before anything is written
-    describe(start.folder, start.config)
-    if run.remark:
+    crew, interrupted, code = Crew(), None, 0
+    with crew.one_voice():
+        run = prepare(_start(config, folder, crew), crew)  # all is built and checked before anything is written
+        interrupted, code = _trained(run, crew)
+    if interrupted is not None and crew.is_first:
+        trainer = run.trainer
+        last, resume = trainer.checkpoint_folder(trainer.step), shlex.quote(str(trainer.folder))
+        say(
+            f"mfcdm: stopped by {interrupted} after step {trainer.step}, in {last}; "
+            f"python train.py resume={resume} goes on"
+        )
+        raise SystemExit(code)
+
+
+def _trained(run: Prepared, crew: Crew) -> tuple[str | None, int]:
+    """Train, and show what has come out of it; name and exit code of the signal that has stopped the run, if any."""
+    trainer, folder, failed = run.trainer, run.trainer.folder, True
+    crew.processes.by_first(lambda: describe(folder, run.start.config))
+    crew.name_devices(folder, trainer.options.num_nodes or 1)
+    if run.remark and crew.is_first:
         say(run.remark)
-    trainer, failed = run.trainer, True
-    interrupts = Interrupts(trainer.stop)
-    with warnings_as_lines():
+    interrupts = crew.interrupts(trainer.stop)
+    with warnings_as_lines() if crew.is_first else nullcontext():
         try:
             with interrupts:
-                last = _train(run, start)
+                last = _train(run)
+            interrupted, code = crew.caught(interrupts)
+            if not crew.is_first:
+                return interrupted, code
             say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
-            if start.config["num_pictured"] and interrupts.name is None:
-                _picture(checkpoint.load(last, trust=start.trust), run)
-            failed = interrupts.name is not None
+            if run.start.config["num_pictured"] and interrupted is None:
+                _picture(checkpoint.load(last, trust=run.start.trust), run)
+            failed = interrupted is not None
         finally:
             trainer.loggers.close(failed)
-        if trainer.fabric.is_global_zero:
-            try_report(start.folder, run.clouds, stopped=interrupts.name is not None)
-    if interrupts.name is not None:
-        resume = f"python train.py resume={shlex.quote(str(start.folder))}"
-        say(f"mfcdm: stopped by {interrupts.name} after step {trainer.step}, in {last}; {resume} goes on")
-        raise SystemExit(interrupts.code)
+        try_report(folder, run.clouds, stopped=interrupted is not None)
+    return interrupted, code
 
 
-def _start(config: dict[str, Any], folder: Path) -> Start:
+def _start(config: dict[str, Any], folder: Path, crew: Crew) -> Start:
     """Where the run begins, once what a killed part of it left half-written is gone; says what is not as expected."""
     if config.get("resume") is None:
         return find_start(config, folder)
     folder = Path(str(config["resume"]))
     checkpoints = folder / "checkpoints"
-    if checkpoints.is_dir():
+    if checkpoints.is_dir() and crew.is_first:
         checkpoint.remove_leftovers(checkpoints)
     newest = checkpoint.newest(checkpoints)
     for path in sorted(checkpoints.glob("step-*")):
-        if newest is None or path.name > newest.name:
+        if crew.is_first and (newest is None or path.name > newest.name):
             say(f"{path} is not whole, and left out: {checkpoint.fault(path)}")
     if newest is None and (folder / "config.yaml").is_file() and not list(checkpoints.glob("step-*")):
-        say(f"{folder} was left before its first checkpoint: it begins anew, with its own configuration")
-        return replace(find_start(checkpoint.read_config(folder) | {"resume": None}, folder), trust=config["trust"])
+        if crew.is_first:
+            say(f"{folder} was left before its first checkpoint: it begins anew, with its own configuration")
+        own = on_machine(checkpoint.read_config(folder) | {"resume": None}, config)
+        return replace(find_start(own, folder), trust=config["trust"])
     return find_start(config, folder)
 
 
-def _train(run: Prepared, start: Start) -> Path:
+def _train(run: Prepared) -> Path:
     """Open the loggers and train; the last checkpoint."""
     trainer = run.trainer
-    if trainer.fabric.is_global_zero:
-        for logger in open_loggers(start, trainer.step):
+
+    def listen() -> None:
+        for logger in open_loggers(run.start, trainer.step):
             trainer.loggers.append(logger)
+
+    trainer.processes.by_first(listen)
+    if not trainer.processes.is_first:
+        return trainer.run()
     with Meter("training") as meter:
         return trainer.run(_observer(meter, trainer.options))
 

@@ -1,7 +1,7 @@
 """Batches as a function of (seed, step) alone, so that a resumed run sees what an uninterrupted one would."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,7 @@ class Batches:
         seed: of the order, of the noise, and of every cloud's changes.
         max_points: of a larger cloud a random subset of so many points, without replacement, is read; None for all.
         augmentation: of every cloud, from the generator of its place in the run: (seed, step * batch_size + row).
+        part: (k, n) for the k-th of n equal parts of every batch alone, from 0 on; of other clouds nothing is read.
     """
 
     clouds: Clouds
@@ -33,16 +34,17 @@ class Batches:
     seed: int
     max_points: int | None = None
     augmentation: Augmentation = NO_CHANGE
+    part: tuple[int, int] = (0, 1)
 
     def indices(self, step: int) -> Tensor:
-        """Clouds of batch `step`, (batch_size,); an epoch's end falls inside a batch where the sizes do not divide."""
+        """Clouds of the whole batch `step`, (batch_size,); an epoch may end inside it, where sizes do not divide."""
         size = len(self.clouds)
         epochs = self._places(step) // size
         orders = {int(epoch): _order(size, self.seed, int(epoch)) for epoch in np.unique(epochs)}
         return torch.tensor([int(orders[int(e)][p % size]) for e, p in zip(epochs, self._places(step), strict=True)])
 
     def at(self, step: int) -> Clouds:
-        """Batch `step`."""
+        """Batch `step`, or its part."""
         return self._read(step)
 
     def generator(self, step: int) -> torch.Generator:
@@ -50,11 +52,13 @@ class Batches:
         return cloud_generators(self.seed, [step], NOISE)[0]
 
     def _read(self, step: int) -> Clouds:
-        chosen = self.indices(step)
+        chosen = self.indices(step)[self._rows]
         if self.max_points is None or self.clouds.x.shape[1] <= self.max_points:
             batch = self.clouds[chosen]
         else:
             batch = self._thinned(chosen, step, self.max_points)
+        # A step in float64 changes torch's default type, beside which the next batch is read.
+        batch = replace(batch, x=batch.x.to(self.clouds.x.dtype))
         if self.augmentation.active:
             sizes = [batch.x.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
             for x, size, generator in zip(batch.x, sizes, self._generators(step, CHANGE), strict=True):
@@ -74,13 +78,19 @@ class Batches:
         labels = None if self.clouds.labels is None else self.clouds.labels[chosen]
         return Clouds(x, kept, labels, self.clouds.categories)
 
+    @property
+    def _rows(self) -> slice:
+        """Those of a batch that are read."""
+        (k, n), size = self.part, self.batch_size
+        return slice(k * size // n, (k + 1) * size // n)
+
     def _places(self, step: int) -> np.ndarray:
         """Of the batch's clouds in the whole run, (batch_size,)."""
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
     def _generators(self, step: int, stream: int) -> list[torch.Generator]:
-        """One a cloud."""
-        return cloud_generators(self.seed, self._places(step).tolist(), stream)
+        """One for each cloud that is read."""
+        return cloud_generators(self.seed, self._places(step)[self._rows].tolist(), stream)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,9 @@ gradient: it brings all boundaries to one scale.
 import copy
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mfcdm import checkpoint
 from mfcdm.branching import Branching, Learned
@@ -30,6 +28,7 @@ from mfcdm.training.batches import BRANCHING, Batches
 from mfcdm.training.ema import EMA
 from mfcdm.training.optimizers import build_optimizers, load_moments, read_moments
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.processes import Fabric, Processes
 from mfcdm.training.refusals import MAX_REFUSED
 
 # Steps of the score network for one of Psi, which so takes 7 % of the time with `small` at 2,048 points, and 14 % with
@@ -37,17 +36,6 @@ from mfcdm.training.refusals import MAX_REFUSED
 EVERY = 4
 FRAMES = 2  # of D random directions each, in the energy distance of a step
 MIN_FRESH = 2  # points: their distance to each other is part of an energy distance
-
-
-class Fabric(Protocol):
-    """What is needed of lightning's Fabric."""
-
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-
-    def setup(self, module: nn.Module, *optimizers: Optimizer) -> Any: ...  # noqa: D102
-
-    def backward(self, tensor: Tensor) -> None: ...  # noqa: D102
 
 
 class NothingToTrain:
@@ -99,24 +87,24 @@ class BranchingTrainer(NothingToTrain):
         fabric: Fabric,
     ) -> None:
         self.sde, self.seed, self.options, self.fabric = objective.sde, batches.seed, options, fabric
-        counts, times = objective.subdivision.cardinalities, objective.subdivision.times
-        grows = [k for k in range(1, len(counts)) if counts[k] > counts[k - 1]]
-        self.boundaries = [(times[k], counts[k - 1], counts[k]) for k in grows]
-        self._check(rule, batches.clouds)
+        self.processes = Processes(fabric)
+        self.boundaries = check_branching(rule, objective, batches.clouds)
         self.raw = copy.deepcopy(rule).train()
         self.raw_optimizers = build_optimizers(self.raw, options.optimizer, options.learning_rate, options.weight_decay)
         self.module, *self.optimizers = fabric.setup(self.raw, *self.raw_optimizers)
         rule.to(next(self.raw.parameters())).requires_grad_(False).eval()
+        for module in (self.raw, rule):
+            self.processes.copy_first(module)
         self.ema = EMA(self.raw, options.ema_decay)
         self.ema.mean = rule.state_dict()  # the rule's own tensors, which the average moves
         self.refused, self.in_a_row = 0, 0
         self._energies: list[Tensor] = []
 
     def step(self, batch: Clouds, step: int, rate: float) -> None:
-        """Move Psi on one batch, at its turn.
+        """Move Psi on one batch, at its turn; it takes all of a process' clouds at once, without micro-batches.
 
         Args:
-            batch: normalised clouds.
+            batch: normalised clouds, those of this process.
             step: of the run, from 0 on.
             rate: learning rate.
 
@@ -131,6 +119,8 @@ class BranchingTrainer(NothingToTrain):
             optimizer.zero_grad(set_to_none=True)
         energy = self.energy(batch, cloud_generators(self.seed, [step], BRANCHING)[0])
         self.fabric.backward(energy)
+        self.processes.average_gradients(self.raw)
+        energy = self.processes.mean(energy.detach())
         norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.options.gradient_clip)
         if not (bool(norm.isfinite()) and bool(energy.isfinite())):
             self._refuse(step)
@@ -139,22 +129,27 @@ class BranchingTrainer(NothingToTrain):
             optimizer.step()
         self.ema.update(self.raw)
         self.in_a_row = 0
-        self._energies.append(energy.detach())
+        self._energies.append(energy)
 
     def energy(self, batch: Clouds, generator: torch.Generator) -> Tensor:
-        """The loss of one batch at a random boundary, see the module's docstring."""
+        """The loss of one batch at a random boundary, see the module's docstring.
+
+        The mean over the processes is that of the whole batch, as the mean that it is divided by is.
+        """
         boundary = int(torch.randint(len(self.boundaries), (), generator=generator))
         t, num_parents, num_particles = self.boundaries[boundary]
         num_clouds, num_points, dim = batch.x.shape
-        num_fresh = min(num_particles, batch.smallest[1] - num_parents)
-        drawn = random_subset(num_parents + num_fresh, num_clouds, num_points, generator, lengths=batch.lengths)
-        x_0 = batch.x.gather(1, drawn[..., None].expand(-1, -1, dim)).to(self.fabric.device)
-        mean, std = self.sde.marginal(x_0, x_0.new_full((num_clouds,), t))
-        noise = standard_normal(x_0.shape, generator, dtype=x_0.dtype, device=x_0.device)
-        parents, fresh = (mean + per_cloud(std, x_0) * noise).split((num_parents, num_fresh), dim=1)
-        made = self.module(parents, t, self.sde, num_particles, generator)
-        excess, of_fresh = energy_excess(made, fresh, random_directions(dim, FRAMES * dim, generator))
-        return excess.mean() / of_fresh.mean()
+        num_fresh = min(num_particles, self.processes.least(batch.smallest[1]) - num_parents)
+        with self.processes.together():
+            rows = self.processes.rows(generator, num_clouds)
+            drawn = random_subset(num_parents + num_fresh, num_clouds, num_points, rows, lengths=batch.lengths)
+            x_0 = batch.x.gather(1, drawn[..., None].expand(-1, -1, dim)).to(self.fabric.device)
+            mean, std = self.sde.marginal(x_0, x_0.new_full((num_clouds,), t))
+            noise = standard_normal(x_0.shape, rows, dtype=x_0.dtype, device=x_0.device)
+            parents, fresh = (mean + per_cloud(std, x_0) * noise).split((num_parents, num_fresh), dim=1)
+            made = self.module(parents, t, self.sde, num_particles, rows)
+            excess, of_fresh = energy_excess(made, fresh, random_directions(dim, FRAMES * dim, rows))
+        return excess.mean() / self.processes.gathered(of_fresh).mean()
 
     def flush(self) -> dict[str, float]:
         """The averages since the last call."""
@@ -184,32 +179,46 @@ class BranchingTrainer(NothingToTrain):
         self.ema.load(checkpoint.read_tensors(folder / checkpoint.BRANCHING_FILE), numbers["updates"])
         self.refused, self.in_a_row = numbers["refused"], numbers["in_a_row"]
 
-    def _check(self, rule: Learned, clouds: Clouds) -> None:
-        if not self.boundaries:
-            raise ValueError(
-                "branching=learned has nothing to learn: no level has more particles than the one before it; "
-                "raise subdivision.num_levels, or take branching=renoise"
-            )
-        if rule.dim != clouds.x.shape[2]:
-            raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the branching {rule.dim}")
-        needed = max(num_parents for _, num_parents, _ in self.boundaries) + MIN_FRESH
-        index, points = clouds.smallest
-        if points < needed:
-            raise ValueError(
-                f"branching=learned compares with points that are no parents: cloud {index} has {points} points, and "
-                f"{needed} are needed; lower subdivision.num_particles, or take branching=renoise"
-            )
-
     def _refuse(self, step: int) -> None:
         """Take note of a step that was not applied."""
         self.refused, self.in_a_row = self.refused + 1, self.in_a_row + 1
         if self.in_a_row >= MAX_REFUSED:
-            raise FloatingPointError(
+            error = FloatingPointError(
                 f"{self.in_a_row} steps in a row had a non-finite branching loss or gradient, the last at step "
                 f"{step + 1}; lower trainer.learning_rate, or take branching=renoise"
             )
+            raise self.processes.agreed(error)
         if self.refused == 1:
             warnings.warn(f"step {step + 1} skipped for the branching: a non-finite loss or gradient", stacklevel=2)
+
+
+def check_branching(
+    branching: Branching | None, objective: MeanFieldScoreMatching, clouds: Clouds
+) -> list[tuple[float, int, int]]:
+    """The boundaries (t, particles before, particles after) that a learned branching trains at; none for another.
+
+    Raises:
+        ValueError: if no level grows, or the clouds do not fit.
+    """
+    if not isinstance(branching, Learned):
+        return []
+    counts, times = objective.subdivision.cardinalities, objective.subdivision.times
+    grows = [k for k in range(1, len(counts)) if counts[k] > counts[k - 1]]
+    if not grows:
+        raise ValueError(
+            "branching=learned has nothing to learn: no level has more particles than the one before it; "
+            "raise subdivision.num_levels, or take branching=renoise"
+        )
+    if branching.dim != clouds.x.shape[2]:
+        raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the branching {branching.dim}")
+    needed = max(counts[k - 1] for k in grows) + MIN_FRESH
+    index, points = clouds.smallest
+    if points < needed:
+        raise ValueError(
+            f"branching=learned compares with points that are no parents: cloud {index} has {points} points, and "
+            f"{needed} are needed; lower subdivision.num_particles, or take branching=renoise"
+        )
+    return [(times[k], counts[k - 1], counts[k]) for k in grows]
 
 
 def branching_trainer(

@@ -1,33 +1,77 @@
-"""The training loop: one level and one batch a step, on whatever device Fabric finds."""
+"""The training loop: one level and one batch a step, on whatever devices Fabric finds."""
 
 import copy
+import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.strategies import DDPStrategy
+from torch import nn
 
-from mfcdm import checkpoint
 from mfcdm.branching import Branching
 from mfcdm.datasets.clouds import Normalization
-from mfcdm.objective import Loss, MeanFieldScoreMatching
+from mfcdm.objective import MeanFieldScoreMatching
+from mfcdm.training import saving
 from mfcdm.training.audience import Audience
 from mfcdm.training.batches import Batches
-from mfcdm.training.branching import branching_trainer
+from mfcdm.training.branching import branching_trainer, check_branching
 from mfcdm.training.ema import EMA
 from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
-from mfcdm.training.optimizers import build_optimizers, load_moments, read_moments
+from mfcdm.training.optimizers import build_optimizers
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.processes import Processes
 from mfcdm.training.progress import Observer, Progress
 from mfcdm.training.record import LossRecord
-from mfcdm.training.refusals import Refusals, RefusedStep
+from mfcdm.training.refusals import Refusals
+from mfcdm.training.stepping import take_step
 from mfcdm.training.validation import Scores, Validation
+from mfcdm.training.vitals import Vitals
+
+
+class Replicas(DDPStrategy):
+    """Fabric's processes with a whole network each, whose gradients `Processes.average_gradients` sums."""
+
+    def setup_module(self, module: nn.Module) -> Any:
+        """The network as it is."""
+        return module
+
+
+def fabric_of(options: TrainerOptions) -> Fabric:
+    """Devices and precision, not launched yet; with more than one process it knows which one this is.
+
+    Raises:
+        ValueError: if torchrun or SLURM has started another number of processes.
+    """
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # else the terminal is told what it is doing
+    for name, cluster in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        if cluster.detect() and (started := cluster().world_size()) != options.num_processes:
+            raise ValueError(
+                f"{name} has started {started} processes, but trainer.devices={options.devices or 1} times "
+                f"trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
+            )
+    return Fabric(
+        accelerator=options.accelerator,
+        strategy=Replicas() if options.num_processes > 1 else "auto",
+        devices=options.devices or 1,
+        num_nodes=options.num_nodes or 1,
+        precision=options.precision,
+    )
+
+
+def is_started_elsewhere(fabric: Fabric) -> bool:
+    """Whether something else has started this process and the others: torchrun, SLURM, or the first of them."""
+    cluster = getattr(fabric.strategy, "cluster_environment", None)
+    return cluster is not None and cluster.creates_processes_externally
 
 
 class Trainer:
@@ -43,7 +87,7 @@ class Trainer:
         folder: of the run.
         loggers: where records go.
         categories: names of the classes.
-        fabric: devices and precision.
+        fabric: devices and precision, launched; None for those that the options name.
         validation: scores the averaged weights now and then; None for never.
         branching: trained beside the network where it is `Learned`; it always has its averaged weights.
 
@@ -66,29 +110,38 @@ class Trainer:
         validation: Validation | None = None,
         branching: Branching | None = None,
     ) -> None:
-        self.objective, self.batches, self.normalization = objective, batches, normalization
-        self.options, self.config, self.folder = options, config, folder
+        self.objective, self.normalization, self.options, self.config = objective, normalization, options, config
         self.loggers, self.categories = Audience(loggers), categories
         self.judge = Judge(validation, options)
-        self.fabric = fabric or Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
-        self.fabric.launch()
         self.raw = network
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
-        self.network, *self.optimizers = self.fabric.setup(network, *self.raw_optimizers)
+        check_branching(branching, objective, batches.clouds)
+        if fabric is None:
+            fabric = fabric_of(options)
+            fabric.launch()
+        self.fabric, self.folder, self.processes = fabric, folder, Processes(fabric)
+        self.batches = replace(batches, part=(self.processes.rank, self.processes.count))
+        if validation is not None:
+            validation.processes = self.processes
+        if options.compile:  # the interaction looks at numbers, where a graph ends: torch would print each such place
+            torch._logging.set_logs(dynamo=logging.ERROR)
+        trained: Any = torch.compile(network) if options.compile else network  # `raw` keeps its weights' names
+        self.network, *self.optimizers = self.fabric.setup(trained, *self.raw_optimizers)
+        self.processes.copy_first(self.raw)
         self.ema = EMA(self.raw, options.ema_decay)
         self.branching = branching_trainer(branching, objective, batches, options, self.fabric)
         self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
-        self.refusals = Refusals()
-        self.stopping = False
+        self.refusals, self.vitals = Refusals(), Vitals()
+        self.stopping, self._asked_to_stop = False, False
         self._begun = 0.0
 
     def stop(self) -> None:
         """Have `run` finish its step, write a checkpoint and return; a validation is left to the resumed run.
 
-        It only sets a flag, so a signal's handler or another thread may call it.
+        It only sets a flag, so a signal's handler or another thread may call it, in any of the processes.
         """
-        self.stopping = True
+        self._asked_to_stop = True
 
     def run(self, observe: Observer | None = None) -> Path:
         """Train to the bound, or until `stop` is called, and return the last checkpoint's folder.
@@ -101,20 +154,20 @@ class Trainer:
             OSError: if the last checkpoint cannot be written; earlier ones that cannot are a warning.
         """
         observe = observe or (lambda _: None)
-        self.saved_at = self.step if self.checkpoint_folder(self.step).is_dir() else -1
+        self.saved_at = self.step if self.processes.by_first(self.checkpoint_folder(self.step).is_dir) else -1
         self.network.train()
         record, now = LossRecord(), self.clock()
         self._begun, recorded_at, recorded_step = now - self.seconds, now, self.step
-        if (values := self.judge.unfinished) is not None and not self.stopping:
+        if (values := self.judge.unfinished) is not None and not self._is_to_stop():
             progress, self.judge.unfinished = Progress(self.step, self.share(), 0, math.nan, self.seconds), None
             self.saved_at = -1  # without the validation
             self._conclude(values, self._validate(values, progress, observe), validated=True)
             recorded_at = self.clock()
-        while not (self.ended() or self.stopping):
+        while not (self.ended() or self._is_to_stop()):
             before = self.share()
-            loss, applied = self._step()
+            loss, applied = take_step(self)
             self.step += 1
-            self.seconds = self.clock() - self._begun
+            self.seconds = self._elapsed()
             values = {}
             if applied:
                 record.add(loss, self.objective.sde.log_snr(loss.t))
@@ -126,19 +179,25 @@ class Trainer:
             if validated:
                 scores = self._validate(values, progress, observe)
                 recorded_at += self.judge.durations[-1]  # no time of the steps
-            if self.step % self.options.log_every == 0 or self.ended() or self.stopping:
+            if self._is_to_stop() or self.ended() or self.step % self.options.log_every == 0:
                 now = self.clock()
-                speed = (self.step - recorded_step) / (now - recorded_at)
+                took, made = now - recorded_at, self.step - recorded_step
                 values |= record.flush() | self.branching.flush()
-                values |= {"learning_rate": self.learning_rate(), "steps_per_second": speed, "seconds": self.seconds}
+                values |= {"learning_rate": self.learning_rate(), "steps_per_second": made / took}
+                values |= self.vitals.flush(self.raw, took) | {"seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
             self._conclude(values, scores, validated)
         if self.saved_at != self.step:
             try:
                 self.save()
             except OSError as error:
-                raise OSError(self._unwritten(error)) from error
+                raise self.processes.agreed(OSError(saving.unwritten(self, error))) from error
         return self.checkpoint_folder(self.step)
+
+    def _is_to_stop(self) -> bool:
+        """Whether any of the processes has been asked to stop, which all then know."""
+        self.stopping = self.processes.any(self._asked_to_stop)
+        return self.stopping
 
     def ended(self) -> bool:
         """Whether the run has reached its bound, or a plateau where it is to end there."""
@@ -158,143 +217,46 @@ class Trainer:
         network.load_state_dict(self.ema.mean)
         return network
 
-    def _step(self) -> tuple[Loss, bool]:
-        """One batch: its loss, and whether it was applied."""
-        batch, generator = self.batches.at(self.step), self.batches.generator(self.step)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.zero_grad(set_to_none=True)
-        draw = self.objective.draw(batch.x.to(self.fabric.device), self._moved(batch.lengths), generator)
-        try:
-            loss = self.objective.loss(self.network, draw, self._moved(batch.labels), generator)
-        except ValueError as error:
-            if self.ema.updates == 0:  # nothing is learned yet: the mistake is in what was given
-                raise
-            # An overflow in the weights, as in a bandwidth exp(w), is refused inside the network before it is a loss.
-            refused = RefusedStep(self.step + 1, draw.level, draw.t.tolist(), self.batches.indices(self.step).tolist())
-            told = self.refusals.refuse(refused, self.folder, self.batches.seed)
-            self._give_up(f"the network broke down at {refused}: {error}", told)
-        self.fabric.backward(loss.total)
-        norm = nn.utils.clip_grad_norm_(self.raw.parameters(), self.options.gradient_clip)
-        # One non-finite number in the gradient would put NaN into every weight; such a step is not applied.
-        if not (bool(norm.isfinite()) and bool(loss.total.isfinite())):
-            refused = RefusedStep.of(self.step + 1, self.batches.indices(self.step), loss, float(norm))
-            told = self.refusals.refuse(refused, self.folder, self.batches.seed)
-            if self.refusals.hopeless:
-                self._give_up(f"{self.refusals}, the last at {refused}", told)
-            if self.refusals.in_all == 1:
-                warnings.warn(f"skipped for its non-finite loss or gradient: {refused}; {told}", stacklevel=2)
-            return loss, False
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.ema.update(self.raw)
-        self.branching.step(batch, self.step, self.learning_rate())
-        self.refusals.apply()
-        return loss, True
-
-    def _give_up(self, *what: str) -> NoReturn:
-        raise FloatingPointError("; ".join([*what, "lower trainer.learning_rate, or look for outliers in the data"]))
-
     def _validate(self, values: dict[str, float], progress: Progress, observe: Observer) -> Scores | None:
         """Score the averaged weights, and put what is found into a record; a stop leaves both to the resumed run."""
 
         def go_on(validated: float) -> bool:
             observe(replace(progress, validated=validated))
-            return not self.stopping
+            return not self._asked_to_stop
 
-        try:
-            return self.judge.validate(self.step, self.averaged(), values, go_on)
-        finally:
-            self.judge.durations.append(self.clock() - self._begun - self.seconds)
-            self.seconds += self.judge.durations[-1]
+        scores = self.judge.validate(self.step, self.averaged(), values, go_on)
+        elapsed = self._elapsed()
+        self.judge.durations.append(elapsed - self.seconds)
+        self.seconds = elapsed
+        self._is_to_stop()
+        return scores
 
     def _conclude(self, values: dict[str, float], scores: Scores | None, validated: bool) -> None:
         """Hand on the record and the clouds of a step, and write a checkpoint where one is due."""
         if values and self.judge.unfinished is None:  # one record a step, whatever it holds
             self.loggers.log(self.step, values)
         picture = self.folder / "samples" / f"step-{self.step:08d}.png"
-        if scores is not None and self.judge.draw(picture, scores):
+        if self.processes.is_first and scores is not None and self.judge.draw(picture, scores):
             self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
         due = validated or self.step % self.options.checkpoint_every == 0
         if due and not (self.ended() or self.stopping):  # `run` writes the last one
             try:
                 self.save()
             except OSError as error:  # later ones may find room
-                warnings.warn(f"{self._unwritten(error)}; the run goes on", stacklevel=2)
-
-    def _unwritten(self, error: OSError) -> str:
-        newest = checkpoint.newest(self.folder / "checkpoints")
-        kept = "there is no earlier one" if newest is None else f"the newest whole one is {newest}"
-        return f"the checkpoint of step {self.step} could not be written ({error.strerror or error}); {kept}"
+                warnings.warn(f"{saving.unwritten(self, error)}; the run goes on", stacklevel=2)
 
     def save(self) -> Path:
-        """Write a checkpoint of this step, point `last` at it, and `best` where it is the best so far; remove old ones.
-
-        Raises:
-            FloatingPointError: if a weight is not finite.
-            OSError: if it cannot be written.
-        """
-        tensors = {f"network.{name}": tensor for name, tensor in self.raw.state_dict().items()}
-        tensors |= self.branching.tensors()
-        for name, tensor in tensors.items():
-            if not bool(tensor.isfinite().all()):
-                self._give_up(f"{name} overflowed by step {self.step}")
-        moments = read_moments(self.raw, self.raw_optimizers)
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
-        numbers = {
-            "seconds": self.seconds,
-            "ema_updates": self.ema.updates,
-            "refusals": self.refusals.numbers(),
-            "seed": self.batches.seed,
-            "branching": self.branching.numbers(),
-            **self.judge.numbers(),
-        }
-        folder = checkpoint.save(
-            self.checkpoint_folder(self.step),
-            weights=self.ema.mean,
-            config=self.config,
-            normalization=self.normalization,
-            step=self.step,
-            training=checkpoint.TrainingState(tensors, numbers),
-            categories=self.categories,
-            branching=self.branching.weights(),
-        )
-        self._point_at(folder)
-        self.saved_at = self.step
-        is_best = self.judge.best is not None and self.judge.best["step"] == self.step
-        self.loggers.checkpoint(folder, ("latest", "best") if is_best else ("latest",))
-        if self.options.keep_last:
-            checkpoint.prune(folder.parent, self.options.keep_last)
-        return folder
+        """Write a checkpoint of this step, see `mfcdm.training.saving.save`."""
+        return saving.save(self)
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint of this run, exactly; what a killed process left half-written is removed.
-
-        Raises:
-            FileNotFoundError: if the checkpoint holds no training state.
-            ValueError: if it does not fit the network.
-        """
-        state = checkpoint.load_training(folder)
-        checkpoint.load_weights(self.raw, state.under("network."), folder)
-        load_moments(self.raw, self.raw_optimizers, state.under("optimizer."))
-        self.branching.load(state, folder)
-        self.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
-        numbers = state.numbers
-        self.step, self.seconds = checkpoint.read_state(folder)["step"], numbers["seconds"]
-        self.refusals = Refusals(**numbers["refusals"]) if "refusals" in numbers else Refusals(numbers["refused"])
-        self.judge.load(numbers)
-        checkpoint.remove_leftovers(folder.parent)
-        self._point_at(folder)  # a process killed just after it wrote the checkpoint has not
+        """Go on from a checkpoint of this run, exactly, see `mfcdm.training.saving.resume`."""
+        saving.resume(self, folder)
 
     def checkpoint_folder(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
         return self.folder / "checkpoints" / f"step-{step:08d}"
 
-    def _point_at(self, folder: Path) -> None:
-        checkpoint.point_at(folder, "last")
-        if self.judge.best is not None and (best := self.checkpoint_folder(self.judge.best["step"])).is_dir():
-            checkpoint.point_at(best, "best")
-
-    def _moved(self, tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(self.fabric.device)
+    def _elapsed(self) -> float:
+        """Seconds of training so far, by the first process' clock."""
+        return self.processes.number_of_first(self.clock() - self._begun)

@@ -5,6 +5,9 @@ A record is {"step": int, name: number}. The names are the same in metrics.jsonl
   loss, loss/jacobian, loss/level_<k>, loss/log_snr/<low>..<high>   averages since the last record (`record.py`)
   branching/energy, branching/refused                               of a learned branching (`branching.py`)
   learning_rate, steps_per_second, seconds                          now, since the last record, of training so far
+  gradient_norm, gradient_norm/max, weight_norm                     of applied steps before clipping, now (`vitals.py`)
+  clouds_per_second, particles_per_second                           of all processes together
+  time/<stage>, memory/<host_mib|device_mib>                        shares of the steps' time, most held; first process
   refused, refused/level                                            steps not applied so far, level of the last one
   validation/<name>                                                 what is measured on held-out clouds
 
@@ -169,6 +172,7 @@ class Wandb:
             self._on_failure(f"W&B cannot be reached: {_line(error)}; the run is kept offline for `wandb sync`")
             wandb.teardown()  # its service still holds the run's id
             return self._started("offline", config, names)
+        self._note.take(run.id)
         run.define_metric("trainer/step", hidden=True)
         run.define_metric("*", step_metric="trainer/step")
         self._first = max(self._note.step + 1, run.starting_step)  # of W&B's rows, which must grow over all parts

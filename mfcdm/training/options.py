@@ -18,7 +18,7 @@ class TrainerOptions:
     Args:
         max_steps: optimizer steps, or None.
         max_minutes: minutes of this run and those that it resumes, or None; at least one of the two bounds is needed.
-        batch_size: clouds a step.
+        batch_size: clouds a step, over all processes and micro-batches, which have equally many of them.
         optimizer: "muon", for the matrices inside the network, with AdamW for the rest; or "adamw" alone.
         learning_rate: after the warm-up.
         warmup_steps: over which the learning rate rises linearly; a tenth of the run where that is shorter.
@@ -32,6 +32,11 @@ class TrainerOptions:
         stop_when_flat: ends the run after `validation.patience` validations without an improvement.
         accelerator: "auto", "cpu" or "cuda".
         precision: of Fabric.
+        devices: processes on each node, one for each GPU where there are GPUs; None for 1.
+        num_nodes: machines; None for 1.
+        accumulate: micro-batches that a process' clouds are taken in, which need less memory; None for 1. The weights
+            do not depend on it, nor on the number of processes, but for rounding.
+        compile: have torch compile the network.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -52,12 +57,17 @@ class TrainerOptions:
     stop_when_flat: bool = False
     accelerator: str = "auto"
     precision: Precision = "32-true"
+    devices: int | None = None
+    num_nodes: int | None = None
+    accumulate: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("a run needs a bound: set trainer.max_steps or trainer.max_minutes")
-        for name in ("max_steps", "batch_size", "log_every", "checkpoint_every"):
+        whole = ("max_steps", "batch_size", "log_every", "checkpoint_every", "devices", "num_nodes", "accumulate")
+        for name in whole:
             value = getattr(self, name)
             if value is not None and (value != int(value) or value < 1):
                 raise ValueError(f"trainer.{name} must be a whole number >= 1, got {value}")
@@ -70,6 +80,21 @@ class TrainerOptions:
         for name in ("warmup_steps", "weight_decay", "keep_last"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"trainer.{name} must be >= 0, got {getattr(self, name)}")
+        if self.batch_size % (self.num_processes * self.num_parts):
+            raise ValueError(
+                f"trainer.batch_size={self.batch_size} must be a multiple of trainer.devices={self.devices or 1} times "
+                f"trainer.num_nodes={self.num_nodes or 1} times trainer.accumulate={self.num_parts}"
+            )
+
+    @property
+    def num_processes(self) -> int:
+        """How many train together."""
+        return (self.devices or 1) * (self.num_nodes or 1)
+
+    @property
+    def num_parts(self) -> int:
+        """Micro-batches of each process."""
+        return self.accumulate or 1
 
     def share(self, step: int, seconds: float) -> float:
         """Share of the run that is done: of its steps or of its minutes, whichever is further, in [0, 1]."""

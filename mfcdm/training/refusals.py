@@ -72,11 +72,13 @@ class Refusals:
     calm: int = 0
     row: list[RefusedStep] = field(default_factory=list, repr=False)  # the last ones in a row that this process saw
 
-    def refuse(self, step: RefusedStep, folder: Path, seed: int) -> str:
-        """Take note of a step that was not applied, in the run's folder too, and say where."""
+    def refuse(self, step: RefusedStep, folder: Path | None, seed: int) -> str:
+        """Take note of a step that was not applied, in the run's folder too where one is given, and say where."""
         self.row = [step] if self.in_a_row == 0 else [*self.row, step][-MAX_REFUSED:]
         self.in_all, self.in_a_row, self.calm = self.in_all + 1, self.in_a_row + 1, 0
         self.halvings = max(self.halvings, min(self.in_a_row, MAX_HALVINGS))
+        if folder is None:
+            return ""
         try:
             return f"{self.write(folder, seed)} has what repeats it"
         except OSError as error:

@@ -59,6 +59,12 @@ class RunNote:
             if self.step < step <= self._resumes_at:
                 yield step, record
 
+    def take(self, run_id: str) -> None:
+        """Go under the id that W&B has given, as it does in a sweep."""
+        if run_id != self.id:
+            self.id = run_id
+            self._write(self.step)
+
     def add(self, step: int) -> None:
         """Take note of a recorded step, once it is old enough to be on the disk."""
         self._last, now = step, time.monotonic()

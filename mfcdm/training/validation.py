@@ -5,20 +5,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mfcdm.branching import Branching
 from mfcdm.datasets.clouds import CloudDataset, Clouds, Normalization
+from mfcdm.datasets.portion import Portion
 from mfcdm.generate import generate
 from mfcdm.metrics import coverage, minimum_matching_distance, one_nearest_neighbour_interval, pairwise
 from mfcdm.randomness import cloud_generators, random_subset
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE
 from mfcdm.subdivision import Subdivision
+from mfcdm.training.processes import ALONE
 from mfcdm.visualize import draw_clouds
+from mfcdm.wording import counted
 
 # Streams of `cloud_generators`: 0 is sampling's, 1 and 2 are those of `mfcdm.training.batches`.
 GENERATION, CHOICE, POINTS = 3, 4, 5
@@ -44,7 +46,7 @@ class ValidationOptions:
 
     every: float = 0.2
     num_clouds: int = 32
-    num_steps: int = 25
+    num_steps: int = 50
     patience: int = 5
 
     def __post_init__(self) -> None:
@@ -134,7 +136,7 @@ class Validation:
             raise ValueError(f"a validation needs at least {MIN_CLOUDS} held-out clouds, got {len(clouds)}")
         if fewest < num_particles:
             raise ValueError(
-                f"held-out cloud {index} has {fewest} points, but the last level has {num_particles}; set "
+                f"held-out cloud {index} has {counted(fewest, 'point')}, but the last level has {num_particles}; set "
                 f"subdivision.num_particles={fewest} or less, or validation.num_clouds=0"
             )
         if options.num_steps < subdivision.num_levels:
@@ -142,12 +144,13 @@ class Validation:
         self.normalization, self.sde, self.subdivision, self.branching = normalization, sde, subdivision, branching
         self.sampler = sampler.with_steps(options.num_steps)
         self.options, self.seed, self.batch_size = options, seed, batch_size
+        self.processes = ALONE  # that draw together; a trainer with more of them says so
         self.labels = clouds.labels
         self.reference = _subsets(clouds, num_particles, seed)  # (R, N_K, D)
         self._among_reference = pairwise(self.reference, self.reference)  # (R, R)
 
     def __call__(self, network: nn.Module, progress: Callable[[int, int], None] | None = None) -> Scores:
-        """Draw as many clouds as are held out, and compare.
+        """Draw as many clouds as are held out, each process its share, and compare; the scores are the same in all.
 
         Args:
             network: in normalised coordinates.
@@ -157,34 +160,52 @@ class Validation:
             FloatingPointError: if particles become non-finite.
         """
         begun = time.monotonic()
+        x = self.normalization.undo(self._drawn(network, progress)).cpu().to(self.reference)
+        values = self.processes.by_first(lambda: self._compared(x))
+        return Scores(values | {"validation/seconds": self.processes.number_of_first(time.monotonic() - begun)}, x)
+
+    def _drawn(self, network: nn.Module, progress: Callable[[int, int], None] | None) -> Tensor:
+        """Generated clouds (R, N_K, D), in normalised coordinates."""
         num_clouds, num_particles, _ = self.reference.shape
-        x = generate(
-            network,
-            self.sde,
-            self.sampler,
-            self.subdivision,
-            self.branching,
-            num_clouds=num_clouds,
-            num_particles=num_particles,
-            label=self.labels,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            stream=GENERATION,
-            progress=progress,
-        )
-        x = self.normalization.undo(x).cpu().to(self.reference)
+        share = -(-num_clouds // self.processes.count)
+        # All shares are equally large, so that the processes keep pace; the last cloud is drawn more often for it.
+        indices = [min(self.processes.rank * share + n, num_clouds - 1) for n in range(share)]
+
+        def advance(done: int, total: int) -> None:
+            with self.processes.together():
+                if progress is not None:
+                    progress(done, total)
+
+        with self.processes.together():
+            x = generate(
+                network,
+                self.sde,
+                self.sampler,
+                self.subdivision,
+                self.branching,
+                num_clouds=share,
+                num_particles=num_particles,
+                label=None if self.labels is None else self.labels[indices],
+                seed=self.seed,
+                batch_size=self.batch_size,
+                indices=indices,
+                stream=GENERATION,
+                progress=advance,
+            )
+        return self.processes.gathered(x)[:num_clouds]
+
+    def _compared(self, x: Tensor) -> dict[str, float]:
+        """Scores of generated clouds (R, N_K, D), in the data's coordinates."""
         across = pairwise(x, self.reference)
         nearest = one_nearest_neighbour_interval(pairwise(x, x), self._among_reference, across)
-        values = {
+        return {
             "validation/1nna-cd": nearest.score,
             "validation/1nna-cd/low": nearest.low,
             "validation/1nna-cd/high": nearest.high,
             "validation/mmd-cd": minimum_matching_distance(across),  # minimum matching distance
             "validation/cov-cd": coverage(across),
-            "validation/num_clouds": num_clouds,
-            "validation/seconds": time.monotonic() - begun,
+            "validation/num_clouds": len(x),
         }
-        return Scores(values, x)
 
     def draw(self, path: Path, scores: Scores) -> Path:
         """Write a picture of the first generated clouds above held-out ones, and return its path."""
@@ -200,38 +221,7 @@ def held_out(dataset: CloudDataset, num_clouds: int, seed: int) -> Clouds:
     """
     (generator,) = cloud_generators(seed, [0], CHOICE)
     order = torch.randperm(len(dataset), generator=generator).tolist()
-    return Clouds.of(Chosen(dataset, sorted(order[:num_clouds])))
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some items of a data set.
-
-    Args:
-        dataset: all of them.
-        indices: those chosen.
-    """
-
-    dataset: CloudDataset
-    indices: list[int]
-
-    def __len__(self) -> int:
-        """How many are chosen."""
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Item `index` of those chosen."""
-        return self.dataset[self.indices[index]]
-
-    def source(self, index: int) -> str:
-        """Where it comes from."""
-        source = getattr(self.dataset, "source", None)
-        return f"cloud {self.indices[index]}" if source is None else source(self.indices[index])
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names of the classes, where known."""
-        return tuple(getattr(self.dataset, "categories", ()))
+    return Clouds.of(Portion(dataset, sorted(order[:num_clouds])))
 
 
 def _subsets(clouds: Clouds, size: int, seed: int) -> Tensor:

@@ -48,6 +48,20 @@ def test_batches_of_files_are_those_of_memory_to_the_last_bit(tmp_path, sizes, o
     assert ended()
 
 
+@pytest.mark.parametrize("options", [{}, {"max_points": 6}, {"augmentation": Augmentation(30.0, jitter=0.01)}])
+def test_batches_are_the_same_whatever_torch_takes_for_its_default_type(tmp_path, options):
+    """As in the forward pass of a run in float64, beside which a thread reads."""
+    batches = Batches(clouds_of(written(tmp_path / "a", Made(MIXED))), 4, 3, **options)
+    expected = batches.at(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = batches.at(0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.x.dtype == torch.float32
+    assert same(found, expected)
+
+
 def test_the_next_batch_is_read_while_a_step_computes(monkeypatch):
     batches = BatchesAhead(Clouds.of(Made(EQUAL)), 4, 0)
     reads, read = [], Batches._read

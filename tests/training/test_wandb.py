@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -21,8 +22,9 @@ from mfcdm.build import build
 from mfcdm.cli import config_folder
 from mfcdm.datasets import Normalization
 from mfcdm.networks import ScoreNetwork
-from mfcdm.training import run_note
+from mfcdm.training import loggers, run_note
 from mfcdm.training.loggers import JsonLines, Logger, Wandb, fetch_checkpoint
+from tests.training.ranks import build as build_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = {"network.safetensors", "state.json", "config.yaml"}
@@ -132,7 +134,7 @@ def finished(part):
 
 SCRIPT = """
 import sys, time
-from mfcdm.training import run_note
+from mfcdm.training import loggers, run_note
 from mfcdm.training.loggers import Wandb
 log = Wandb(sys.argv[1], {{}}, on_failure=lambda sentence: print("said:", sentence, flush=True))
 log.log(10, {{"loss": 1.0}})
@@ -177,6 +179,35 @@ def test_an_offline_run_holds_config_and_records(tmp_path, capfd):
     metrics = [record.metric for record in part if record.HasField("metric")]
     assert any(metric.glob_name == "*" and metric.step_metric == "trainer/step" for metric in metrics)
     assert finished(part) == [0]
+
+
+def promised():
+    """The names in the module's docstring, each with what stands for numbers and words as a pattern."""
+    table = [line for line in loggers.__doc__.splitlines() if line.startswith("  ")]
+    names = [name for line in table for name in re.split(r" {3,}", line.strip())[0].split(", ")]
+    stands = {"<k>": r"\d+", "<low>..<high>": r"[-\d.inf]+", "<stage>": r"\w+", "<name>": r"[\w/-]+"}
+    for name in names:
+        pattern = name
+        for key, value in stands.items():
+            pattern = pattern.replace(key, value)
+        yield name, re.sub(r"<([^>]*)>", r"(\1)", pattern)
+
+
+def test_an_offline_run_holds_every_promised_number(tmp_path):
+    """A real run with a learned branching, the Jacobian and a step that is refused, read back from W&B's file."""
+    log = Wandb(tmp_path, CONFIG)
+    run = build_run(tmp_path, [log], poison=[2], max_steps=16, log_every=2, batch_size=4)
+    with pytest.warns(UserWarning, match="skipped for its non-finite"):
+        run.run()
+    log.close()
+    found = {name for row in rows(parts(tmp_path)[0]) for name in row}
+    for name, pattern in promised():
+        if name != "branching/refused":  # the batches that poison the branching are refused before it sees them
+            assert any(re.fullmatch(pattern, key) for key in found), f"{name} is promised, and not in W&B"
+    numbers = {key for key in found if not key.startswith("_") and key not in ("trainer/step",)}
+    pictures = {"samples/clouds", "samples/picture"}
+    unknown = [key for key in numbers - pictures if not any(re.fullmatch(pattern, key) for _, pattern in promised())]
+    assert not unknown, "not in the docstring of mfcdm.training.loggers"
 
 
 def test_a_failed_run_says_so(tmp_path):
@@ -241,6 +272,21 @@ def test_a_step_is_noted_when_it_is_surely_on_the_disk(tmp_path, monkeypatch):
     assert noted == [-1, -1, -1, -1, -1, 30, 30]
     note.settle()
     assert json.loads((tmp_path / "wandb.json").read_text())["step"] == 70
+
+
+def test_a_run_of_a_sweep_goes_under_the_id_that_the_sweep_gives(tmp_path, save, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sw33p")
+    monkeypatch.setenv("WANDB_RUN_ID", "ab12cd34")  # as `wandb agent` sets them
+    log = Wandb(tmp_path, CONFIG)
+    log.log(10, {"loss": 1.0})
+    log.close()
+    (part,) = parts(tmp_path)
+    assert (run_of(part).run_id, run_of(part).sweep_id) == ("ab12cd34", "sw33p")
+    save(tmp_path / "checkpoints/step-00000010", step=10)
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):
+        monkeypatch.delenv(name)
+    Wandb(tmp_path, CONFIG).close()  # resumed by hand
+    assert {run_of(part).run_id for part in parts(tmp_path)} == {"ab12cd34"}
 
 
 def test_sync_finds_all_parts_of_a_run(tmp_path, save):
