@@ -34,7 +34,13 @@ from mfcdm.metrics.intervals import one_nearest_neighbour_interval
 from mfcdm.samplers import Sampler
 from mfcdm.visualize import draw_clouds
 
-SAMPLERS = {"langevin": "Langevin", "linear_noise": "LinearNoise", "geometric": "Geometric", "flow": "ProbabilityFlow"}
+SAMPLERS = {
+    "langevin": "Langevin",
+    "linear_noise": "LinearNoise",
+    "geometric": "Geometric",
+    "flow": "ProbabilityFlow",
+    "dpm_solver": "DPMSolver",
+}
 NEAR_POINTS = 512  # of the clouds among which the nearest training shape is looked for
 
 
@@ -90,7 +96,9 @@ def generated(options: argparse.Namespace, num_clouds: int) -> Iterator[tuple[st
     model = checkpoint.load(options.checkpoint)
     for num_particles in options.num_particles or model.subdivision.cardinalities[-1:]:
         for name in options.samplers:
-            target = {"_target_": f"mfcdm.samplers.{SAMPLERS[name]}", "num_steps": options.num_steps}
+            target: dict[str, Any] = {"_target_": f"mfcdm.samplers.{SAMPLERS[name]}", "num_steps": options.num_steps}
+            if options.noise is not None:
+                target["noise"] = options.noise
             begun = time.perf_counter()
             x = generate(
                 model.network,
@@ -100,6 +108,7 @@ def generated(options: argparse.Namespace, num_clouds: int) -> Iterator[tuple[st
                 model.branching,
                 num_clouds=num_clouds,
                 num_particles=num_particles,
+                label=torch.arange(num_clouds) % len(model.categories) if options.labelled else None,
                 seed=options.seed,
                 batch_size=max(1, min(16, 2**17 // num_particles)),
             )
@@ -116,6 +125,8 @@ def main() -> None:
     parser.add_argument("--num-particles", type=int, nargs="*", help="default: the trained cardinality")
     parser.add_argument("--samplers", nargs="*", choices=SAMPLERS, default=["langevin"])
     parser.add_argument("--num-steps", type=int, default=100)
+    parser.add_argument("--noise", type=float, help="of the samplers, default: their own")
+    parser.add_argument("--labelled", action="store_true", help="clouds of the network's classes in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture", type=Path, help="png of the first 32 clouds of each row")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))

@@ -33,11 +33,7 @@ from mfcdm.training.options import TrainerOptions
 from mfcdm.training.validation import Validation, ValidationOptions
 
 DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
-MACHINE = (
-    "devices",
-    "num_nodes",
-    "accumulate",
-)  # keys of the trainer that a resumed run may change: it learns the same
+MACHINE = ("devices", "num_nodes", "accumulate")  # trainer.* that a resumed run may change: it learns the same
 
 
 @dataclass(frozen=True)
