@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfcdm.version import __version__
-from mfcdm.wording import counted
 
 # Beginnings of lines in errors of hydra and omegaconf that say nothing to a user of the commands.
 NOISE = ("object_type=", "reference_type=", "To append to your config use", "See https://hydra.cc/")
@@ -113,8 +112,10 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
         _stop("stopped by Ctrl-C", 130)
     if failures:
         _stop(sentence(failures[0]), 2)
+    if len(told) > 1:
+        _say(f"{len(told)} runs failed, as said above")
     if told:
-        _stop(f"{counted(len(told), 'run')} failed, as said above", 2)
+        sys.exit(2)
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -119,8 +119,9 @@ def prepare(start: Start, crew: Crew | None = None) -> Prepared:
     material = read_material(start) if crew.starts_others else None
     crew.launch()
     start = crew.processes.objects(start)[0]  # a folder may be named after the time
-    with crew.processes.together():
+    with crew.processes.together():  # a block of its own: one that fails here meets none of the exchanges below
         material = material or read_material(start)
+    with crew.processes.together():
         trainer = Trainer(
             material.parts.network,
             material.parts.objective,

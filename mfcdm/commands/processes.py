@@ -32,7 +32,9 @@ class Crew:
 
     def __init__(self) -> None:
         ranks = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-        self._rank = next((int(rank) for rank in ranks if rank.isdecimal()), 0)
+        # A launcher leaves its variables in every shell that it opens, also to a process that is alone.
+        alone = "1" in (os.environ.get("WORLD_SIZE"), os.environ.get("SLURM_NTASKS"))
+        self._rank = 0 if alone else next((int(rank) for rank in ranks if rank.isdecimal()), 0)
         self.fabric: Any = None
         self.processes: Processes = ALONE
         self._launched = False

@@ -46,20 +46,22 @@ class Leaf:
     @property
     def shape(self) -> tuple[int, ...]:
         """As the file declares it."""
-        return self.stored.shape
+        return self.stored.shape if self._held is None else self._held.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The file's own."""
-        return self.stored.dtype
+        return self.stored.dtype if self._held is None else self._held.dtype
 
     def whole(self) -> Array:
         """All of it."""
         return self.stored.whole() if self._held is None else self._held
 
     def hold(self) -> None:
-        """Read it for good."""
+        """Read it for good, and let go of the file: what is open cannot be sent to another process."""
         self._held = self.whole()
+        self.__dict__.pop("stored", None)
+        del self._find
 
     def rows(self, start: int, stop: int) -> Array:
         """Rows start to stop of the first axis, and some behind them, which are kept for the next call."""

@@ -17,6 +17,7 @@ Array = NDArray[Any]
 
 NPY_MAGIC = b"\x93NUMPY"
 
+_SMALL = 2**20  # bytes
 _CHUNK = 2**22  # bytes that are taken from a stream at a time
 
 
@@ -47,7 +48,7 @@ class NpyStream:
         path: of the file that is the stream, to be mapped; None for a part of a file.
 
     Raises:
-        ValueError: if it is no array, holds Python objects, or is smaller than it declares.
+        ValueError: if it is no array, holds Python objects, or is not as large as it declares.
     """
 
     def __init__(self, name: str, open_stream: Callable[[], IO[bytes]], size: int, path: Path | None = None) -> None:
@@ -119,7 +120,8 @@ class H5Stored:
         if dataset.is_virtual or dataset.external:
             raise ValueError(f"{name} lies in other files, which are not read")
         size = self.in_memory
-        if size and not dataset.id.get_storage_size():
+        # What was never written reads as zeros, and takes no place in the file, however much it declares.
+        if size > _SMALL and not dataset.id.get_storage_size():
             raise ValueError(f"{name} declares {self.dtype} {self.shape}, {in_words(size)}, but nothing was written")
         chunk = math.prod(dataset.chunks or ()) * self.dtype.itemsize
         check_fits(chunk, f"{name}: a chunk of {self.dtype} {dataset.chunks}", "")

@@ -35,6 +35,7 @@ from mfcdm.training.refusals import Refusals
 from mfcdm.training.stepping import take_step
 from mfcdm.training.validation import Scores, Validation
 from mfcdm.training.vitals import Vitals
+from mfcdm.wording import counted
 
 
 class Replicas(DDPStrategy):
@@ -54,9 +55,15 @@ def fabric_of(options: TrainerOptions) -> Fabric:
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # else the terminal is told what it is doing
     for name, cluster in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
-        if cluster.detect() and (started := cluster().world_size()) != options.num_processes:
+        if not cluster.detect():
+            continue
+        try:
+            started = cluster().world_size()
+        except RuntimeError as error:  # settings of the job that lightning refuses
+            raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+        if started != options.num_processes:
             raise ValueError(
-                f"{name} has started {started} processes, but trainer.devices={options.devices or 1} times "
+                f"{name} has started {counted(started, 'process', 'processes')}, but trainer.devices={options.devices or 1} times "
                 f"trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
             )
     return Fabric(
@@ -190,6 +197,8 @@ class Trainer:
         if self.saved_at != self.step:
             try:
                 self.save()
+            except ConnectionError:  # of another process, not of the disk
+                raise
             except OSError as error:
                 raise self.processes.agreed(OSError(saving.unwritten(self, error))) from error
         return self.checkpoint_folder(self.step)
@@ -242,6 +251,8 @@ class Trainer:
         if due and not (self.ended() or self.stopping):  # `run` writes the last one
             try:
                 self.save()
+            except ConnectionError:
+                raise
             except OSError as error:  # later ones may find room
                 warnings.warn(f"{saving.unwritten(self, error)}; the run goes on", stacklevel=2)
 

@@ -132,7 +132,8 @@ class Processes:
     def together(self) -> Iterator[None]:
         """A block that fails in every process where it fails in one, with the error of the first that it failed in.
 
-        All processes must come to its end, or fail in it. A block within it may be another such block.
+        All processes must come to its end, or fail in it. A block within it may be another such block; other exchanges
+        may be in it only where no process can fail before them.
         """
         if self.count == 1:
             yield

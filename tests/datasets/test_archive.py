@@ -283,3 +283,24 @@ def test_damaged_h5_files_are_refused(tmp_path):
         file["train"] = "text"
     with pytest.raises(ValueError, match="must hold numbers"):
         CloudArchive(tmp_path / "text.h5")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy", "h5"])
+def test_an_archive_can_be_sent_to_another_process(tmp_path, suffix):
+    """As torch's loaders do with their workers, where a process is not forked."""
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, points())
+    else:
+        write(path, {"train": points()})
+    archive = CloudArchive(path)
+    sent = pickle.loads(pickle.dumps(archive))
+    assert len(sent) == len(archive)
+    assert all(torch.equal(sent[i]["x"], archive[i]["x"]) for i in range(len(archive)))
+
+
+def test_small_sets_that_were_never_written_are_zeros(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = points(5)
+        file.create_dataset("label", (5,), "i8")
+    assert Clouds.of(CloudArchive(tmp_path / "a.h5")).labels.tolist() == [0] * 5

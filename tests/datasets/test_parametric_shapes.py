@@ -187,7 +187,7 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, message):
 def test_an_index_out_of_range_is_an_index_error(index):
     dataset = ParametricShapes(3, 8)
     for access in (dataset.__getitem__, dataset.surface, lambda i: dataset.sample(i, 5)):
-        with pytest.raises(IndexError, match=f"index is {index}, but there are 3"):
+        with pytest.raises(IndexError, match=f"index is {index}, but num_clouds is 3"):
             access(index)
     with pytest.raises(ValueError, match="num_points is 0"):
         dataset.sample(0, 0)

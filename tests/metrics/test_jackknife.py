@@ -121,7 +121,7 @@ def test_divergence_by_definition():
 def test_all_space_outside_the_box_is_one_cell():
     inside, outside = torch.zeros(1, 4, 3), torch.zeros(1, 4, 3)
     outside[0, :2] = torch.tensor([5.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="2 points of cloud 0 of b lie outside the box"):
+    with pytest.raises(ValueError, match="cloud 0 of b has 2 points outside the box"):
         jensen_shannon_divergence(inside, outside, 3)
     found = jensen_shannon_divergence(inside, outside, 3, outside="cell")
     p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])

@@ -127,8 +127,6 @@ def failing(folder: Path, rank: int) -> dict:
     """The second process alone cannot evaluate its network, or draw."""
     run = build(folder, devices=2)
     facts = {}
-    with run.processes.together():
-        pass
     handle = run.raw.register_forward_pre_hook(lambda *_: fail(rank == 1, run.raw.training))
     facts["forward"] = failure(run.run)
     handle.remove()

@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_definition_in_the_data_coordinates():
     measure = Validation(clouds, normalization, SDE, Langevin(), LEVELS, Renoise(1.4), ValidationOptions(num_clouds=5))
     scores = measure(tiny())
     x = generate(
-        tiny(), SDE, Langevin(num_steps=25), LEVELS, Renoise(1.4), num_clouds=5, num_particles=16, stream=GENERATION
+        tiny(), SDE, Langevin(num_steps=ValidationOptions().num_steps), LEVELS, Renoise(1.4), num_clouds=5, num_particles=16, stream=GENERATION
     )
     torch.testing.assert_close(scores.clouds, normalization.undo(x))
     both = torch.cat([scores.clouds, clouds.x])
