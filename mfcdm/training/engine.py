@@ -63,8 +63,8 @@ def fabric_of(options: TrainerOptions) -> Fabric:
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
         if started != options.num_processes:
             raise ValueError(
-                f"{name} has started {counted(started, 'process', 'processes')}, but trainer.devices={options.devices or 1} times "
-                f"trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
+                f"{name} has started {counted(started, 'process', 'processes')}, but trainer.devices="
+                f"{options.devices or 1} times trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
             )
     return Fabric(
         accelerator=options.accelerator,

@@ -64,9 +64,8 @@ def test_scores_are_those_of_the_definition_in_the_data_coordinates():
     clouds = Clouds(normalization.undo(three_shapes().sample(5, 16, generator(7), dtype=torch.float32)))
     measure = Validation(clouds, normalization, SDE, Langevin(), LEVELS, Renoise(1.4), ValidationOptions(num_clouds=5))
     scores = measure(tiny())
-    x = generate(
-        tiny(), SDE, Langevin(num_steps=ValidationOptions().num_steps), LEVELS, Renoise(1.4), num_clouds=5, num_particles=16, stream=GENERATION
-    )
+    sampler = Langevin(num_steps=ValidationOptions().num_steps)
+    x = generate(tiny(), SDE, sampler, LEVELS, Renoise(1.4), num_clouds=5, num_particles=16, stream=GENERATION)
     torch.testing.assert_close(scores.clouds, normalization.undo(x))
     both = torch.cat([scores.clouds, clouds.x])
     d = torch.stack([chamfer_distance(cloud[None].expand_as(both), both) for cloud in both]).fill_diagonal_(math.inf)
