@@ -65,6 +65,7 @@ class SampleKeys:
     seed: int
     batch_size: int
     device: str
+    compile: bool
     trust: bool
 
 

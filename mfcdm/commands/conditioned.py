@@ -1,6 +1,7 @@
 """sample.py with complete, densify, interpolate or likelihood: a checkpoint and the clouds of a file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mfcdm.commands.given import Given, scheme_of
 from mfcdm.commands.interpolating import interpolated
 from mfcdm.commands.tasks import Conditioning, Task
 from mfcdm.commands.weighing import weighed
+from mfcdm.networks import compiled
 from mfcdm.samplers import Sampler
 
 # What each makes and writes into a folder, when all is made.
@@ -58,6 +60,8 @@ def conditioned_run(name: str, config: dict[str, Any], folder: Path, device: str
     with warnings_as_lines():
         sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
         model = checkpoint.load(checkpoint_folder(config["checkpoint"], folder), device, trust=config["trust"])
+        if config["compile"]:
+            model = replace(model, network=compiled(model.network))
         rescale = _rescales(name, model, options)
         task = Task(
             name=name,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mfcdm.commands.files import grid, write_ply, write_samples
 from mfcdm.commands.scoring import Opened, read_protocol
 from mfcdm.evaluation import Protocol
 from mfcdm.generate import generate
+from mfcdm.networks import compiled
 from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
 from mfcdm.visualize import draw_clouds
@@ -46,6 +48,8 @@ def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Proto
     with warnings_as_lines():
         source = checkpoint_folder(config["checkpoint"], folder)
         model = checkpoint.load(source, device, trust=config["trust"])
+        if config["compile"]:
+            model = replace(model, network=compiled(model.network))
         sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
         check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
         sizes = _sizes(config["num_particles"], model)

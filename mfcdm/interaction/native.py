@@ -231,6 +231,15 @@ def _run(
         raise MemoryError(f"not enough memory for a ball convolution of values {tuple(v.shape)}")
 
 
+def leave_out_of_graphs() -> None:
+    """Have torch.compile end its graphs at the calls of ball.c, which it cannot trace.
+
+    Called when something is compiled, as what it imports takes a second.
+    """
+    global _run
+    _run = torch.compiler.disable(_run)
+
+
 def _array(tensor: Tensor | None) -> _Array:
     """Describe a tensor (B, H, N, C), or points (B, N, D) as those of one head."""
     if tensor is None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.strategies import DDPStrategy
@@ -18,6 +17,7 @@ from torch import nn
 
 from mfcdm.branching import Branching
 from mfcdm.datasets.clouds import Normalization
+from mfcdm.networks import compiled
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.training import saving
 from mfcdm.training.audience import Audience
@@ -130,9 +130,7 @@ class Trainer:
         self.batches = replace(batches, part=(self.processes.rank, self.processes.count))
         if validation is not None:
             validation.processes = self.processes
-        if options.compile:  # the interaction looks at numbers, where a graph ends: torch would print each such place
-            torch._logging.set_logs(dynamo=logging.ERROR)
-        trained: Any = torch.compile(network) if options.compile else network  # `raw` keeps its weights' names
+        trained: Any = compiled(network) if options.compile else network  # `raw` keeps its weights' names
         self.network, *self.optimizers = self.fabric.setup(trained, *self.raw_optimizers)
         self.processes.copy_first(self.raw)
         self.ema = EMA(self.raw, options.ema_decay)

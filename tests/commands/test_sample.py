@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def test_cloud_depends_on_seed_and_index_alone_in_double_precision(run):
     torch.testing.assert_close(
         torch.stack(alone), torch.stack(together[:2]), rtol=0, atol=1e-10
     )  # 1e-16 an operation, amplified as above
+
+
+def test_a_compiled_network_draws_the_same_clouds(run, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, then computed as ever
+    arguments = (f"checkpoint={run}/checkpoints/last", "sampler.num_steps=6", "num_clouds=2")
+    for name, options in (("plain", ()), ("traced", ("compile=true",))):
+        ended = call("sample", *arguments, f"output={name}", *options)
+        assert ended.code == 0, ended.err
+        assert "warning" not in ended.err
+    plain, traced = points(tmp_path / "plain"), points(tmp_path / "traced")
+    np.testing.assert_allclose(traced, plain, rtol=0, atol=1e-3 * plain.std())  # rounding, as above
 
 
 def test_clouds_of_several_cardinalities_take_turns(run, call, tmp_path):
