@@ -3,10 +3,11 @@
 The default network at 2,048 points, with the four default levels and with one level of 2,048, is trained for each of
 several budgets of processor time on one thread, every budget with its own run and so with its own decay of the learning
 rate. Judged, as in ablation.py, by the error of v on held-out clouds at log-SNR 4 to 8, where both have 2,048 points,
-and by clouds drawn with 50 evaluations: their distance to the nearest training shape, and their chamfer 1-NNA. The last
-column is the time in which one level gets clouds as near, interpolated in log time, over that of the levels.
-Prints a table, writes subdivision.csv beside this file, with the hardware's name, and draws
-docs/pictures/subdivision.png.
+and by clouds drawn with 50 steps of DPMSolver, against as many held-out ones: their energy distance, over that of
+training clouds in their place (1 is perfect), their chamfer 1-NNA, and their distance to the nearest training shape.
+The last column is the time in which one level gets as small an energy distance, interpolated in log time, over that of
+the levels. With --remember FOLDER a stopped call goes on where it stopped. Prints a
+table, writes subdivision.csv beside this file, with the hardware's name, and draws docs/pictures/subdivision.png.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import in_own_process, measures
+from ablation import measures, remembered
 from hardware import hardware_name, write_csv
 from matplotlib.figure import Figure
 
@@ -27,8 +28,9 @@ VARIANTS = {
 }
 MEASURES = {
     "fine_error": "error of v at log-SNR 4 to 8",
-    "generated": "distance of generated clouds to\nthe nearest training shape, % of a side",
+    "energy": "energy distance to held-out clouds,\nover that of training clouds",
     "1nna-cd": "chamfer 1-NNA, %",
+    "generated": "distance of generated clouds to\nthe nearest training shape, % of a side",
 }
 
 
@@ -47,13 +49,13 @@ def row_of(variant: str, seconds: float, runs: list[dict[str, Any]]) -> dict[str
 
 
 def times_as_long(rows: list[dict[str, Any]]) -> None:
-    """Add to the rows with levels how many times as long one level takes to clouds as near, where it gets there."""
-    one = [(row["generated"], np.log(row["seconds"])) for row in rows if row["variant"] == "one level"]
+    """Add to the rows with levels how many times as long one level takes to the same energy, where it gets there."""
+    one = [(row["energy"], np.log(row["seconds"])) for row in rows if row["variant"] == "one level"]
     distances, logs = (np.array(part) for part in zip(*sorted(one), strict=True))
     for row in rows:
         row["one_level_takes"] = ""
-        if row["variant"] == "four levels" and distances.min() <= row["generated"] <= distances.max():
-            takes = np.exp(np.interp(row["generated"], distances, logs)) / row["seconds"]
+        if row["variant"] == "four levels" and distances.min() <= row["energy"] <= distances.max():
+            takes = np.exp(np.interp(row["energy"], distances, logs)) / row["seconds"]
             row["one_level_takes"] = round(float(takes), 2)
 
 
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--generated", type=int, default=64, help="clouds to generate and measure")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints, by default none is kept")
+    parser.add_argument("--remember", type=Path, help="folder of results; those that are there are not made again")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--picture", type=Path, default=PICTURES / "subdivision.png")
     options = parser.parse_args()
@@ -85,7 +89,10 @@ def main() -> None:
 
     def run(key: tuple[str, float, int]) -> dict[str, Any]:
         variant, seconds, seed = key
-        return in_own_process([*overrides(options.data), *VARIANTS[variant]], seconds, seed, None, options.generated)
+        label = f"{variant.replace(' ', '-')}-{seconds:g}-{seed}"
+        kept = None if options.keep is None else str(options.keep / label)
+        settings = [[*overrides(options.data), *VARIANTS[variant]], seconds, seed, kept, options.generated]
+        return remembered(options.remember, label, settings)
 
     # The longest first, so that no worker is left with one at the end.
     budgets = sorted(options.seconds, reverse=True)
