@@ -156,6 +156,26 @@ def test_levels_are_drawn_by_weight_and_times_inside_the_pushed_interval():
     assert objective.intervals[1][1] > levels.times[1], "a level trains up to the pushed time"
 
 
+@pytest.mark.parametrize("share", [None, 0.0, 0.25])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_either_part_of_a_level_gets_its_share_uniformly(level, share):
+    """Times are evenly spread over a batch: the empirical distribution differs from the exact one by 1 / B."""
+    objective = MeanFieldScoreMatching(SDE, Subdivision.dyadic(32, 3, sde=SDE), pushed_share=share)
+    (end, start), tau, batch = objective.intervals[level], objective.subdivision.times[level], 4096
+    t = objective.draw(torch.zeros(batch, 32, 1, dtype=torch.float64), generator=generator(0), level=level).t
+    pushed = (start - tau) / (start - end) if share is None or start == tau else share
+    assert end < t.min() < t.max() <= start
+    for s in torch.linspace(end, start, 50, dtype=torch.float64).tolist():
+        above = pushed * (start - s) / (start - tau) if s > tau else pushed + (1 - pushed) * (tau - s) / (tau - end)
+        assert abs(float((t > s).double().mean()) - above) < 1.5 / batch
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_pushed_share_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=f"pushed_share must lie in .* got {share}"):
+        MeanFieldScoreMatching(SDE, Subdivision.dyadic(32, 3, sde=SDE), pushed_share=share)
+
+
 def test_a_level_takes_distinct_points_of_every_cloud():
     objective = MeanFieldScoreMatching(SDE, Subdivision([8, 16], [1.0, 0.5]))
     x_0 = torch.arange(16, dtype=torch.float64)[None, :, None].expand(3, -1, 2)
