@@ -80,9 +80,10 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "local": {"moments only": "network.interactions=[global]", "with local": ""},
     "weights": {
-        "cost": "",
+        "by cost, a quarter pushed": "",
         "uniform": "objective.level_weights=uniform",
         "bound": "objective.level_weights=bound",
+        "all times alike": "objective.pushed_share=null",
     },
     "defaults": {
         "default": "",
@@ -98,6 +99,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "linear schedule": "sde=linear",
         "uniform weights": "objective.level_weights=uniform",
         "bound's weights": "objective.level_weights=bound",
+        "all times alike": "objective.pushed_share=null",
         "3 levels": "subdivision.num_levels=3",
         "6 levels": "subdivision.num_levels=6",
         "one level": "subdivision=none subdivision.num_particles=512",

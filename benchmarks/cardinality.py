@@ -187,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180.0, help="processor seconds of training a network")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="networks side by side")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     pictures = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -202,9 +203,10 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return list(json.loads(done.stdout.splitlines()[-1]))
 
+    torch.set_num_threads(1)  # of every network, and so in the hardware's name
     print(hardware_name())
     calls = [(name, options.seconds, seed) for name in options.networks for seed in range(options.seeds)]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         rows = [row for found in pool.map(run, calls) for row in found]
     for name in options.networks:
         mine = [row for row in rows if row["network"] == name]
