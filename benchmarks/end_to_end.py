@@ -25,7 +25,7 @@ from mfcdm import checkpoint, samplers
 from mfcdm.datasets import Clouds, Normalization, ParametricShapes
 from mfcdm.generate import generate
 from mfcdm.interaction import available_backends
-from mfcdm.networks import ScoreNetwork
+from mfcdm.networks import ScoreNetwork, compiled
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.sde import CosineVPSDE
 from mfcdm.subdivision import Subdivision
@@ -88,18 +88,21 @@ def training_step(size: str, backend: str, num_particles: int, levels: int, devi
     return {"seconds": processor / BATCH, "wall": wall / BATCH, "clouds_per_second": BATCH / wall}
 
 
-def sampling(path: str, sampler: str, num_particles: int, steps: int, clouds: int, device: str) -> dict[str, Any]:
-    """Cost of a cloud, after a cloud of warming up at the coarsest level's cost."""
+def sampling(
+    path: str, sampler: str, num_particles: int, steps: int, clouds: int, device: str, compiles: bool
+) -> dict[str, Any]:
+    """Cost of a cloud, after a small cloud of warming up, or where torch compiles after the same clouds."""
     model = checkpoint.load(path, device=device)
     rule = getattr(samplers, SAMPLERS[sampler])(num_steps=steps)
     count = {"evaluations": 0}
-    model.network.register_forward_hook(lambda *_: count.__setitem__("evaluations", count["evaluations"] + 1))
+    network = compiled(model.network) if compiles else model.network
+    network.register_forward_hook(lambda *_: count.__setitem__("evaluations", count["evaluations"] + 1))
 
     def draw(number: int, num_particles: int) -> None:
-        parts = (model.network, model.sde, rule, model.subdivision, model.branching)
+        parts = (network, model.sde, rule, model.subdivision, model.branching)
         generate(*parts, num_clouds=number, num_particles=num_particles, batch_size=BATCH)
 
-    draw(1, min(num_particles, 64))
+    draw(*((clouds, num_particles) if compiles else (1, min(num_particles, 64))))
     count["evaluations"] = 0
     processor, wall = timed(lambda: draw(clouds, num_particles), device)
     evaluations = count["evaluations"] // -(-clouds // BATCH)
@@ -127,8 +130,9 @@ def tasks(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], list[An
         for sampler in options.samplers:
             clouds = max(1, min(options.num_clouds, 2**17 // num_particles))
             about = {"job": "sampling", "sampler": sampler, "points": num_particles, "clouds": clouds}
+            about |= {"compiled": "compiled"} if options.compile else {}
             call = ["sampling", str(options.checkpoint), sampler, num_particles, options.steps, clouds, options.device]
-            yield about, call
+            yield about, [*call, options.compile]
 
 
 def work(call: list[Any], threads: int) -> dict[str, Any]:
@@ -154,6 +158,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="timed steps of training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default=device)
+    parser.add_argument("--compile", action="store_true", help="have torch compile the network for sampling")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -169,10 +174,10 @@ def main() -> None:
             raise SystemExit(f"{about}: {done.stderr.strip().splitlines()[-1]}")
         found = json.loads(done.stdout.splitlines()[-1])
         shown = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in found.items()}
-        columns = ("network", "backend", "levels", "sampler", "evaluations", "clouds_per_second")
+        columns = ("network", "backend", "levels", "sampler", "compiled", "evaluations", "clouds_per_second")
         rows.append({"job": "", "points": "", "clouds": "", **dict.fromkeys(columns, ""), **about, **shown})
         print({name: value for name, value in rows[-1].items() if value != ""}, flush=True)
-    same = ("job", "points", "network", "backend", "levels", "sampler", "evaluations", "threads_used")
+    same = ("job", "points", "network", "backend", "levels", "sampler", "compiled", "evaluations", "threads_used")
     add_rows(options.output, rows, same=same, threads_used=options.threads)
 
 

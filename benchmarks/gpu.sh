@@ -55,6 +55,8 @@ for name in airplane chair shapes headwear; do
 done
 step speed 400 "$python" benchmarks/end_to_end.py --checkpoint "$out/shapes/checkpoints/last" --network base \
     --train-sizes 2048 --sample-sizes 2048 16384 --output "$out/end_to_end.csv"
+step speed-compiled 500 "$python" benchmarks/end_to_end.py --checkpoint "$out/shapes/checkpoints/last" --network base \
+    --train-sizes --sample-sizes 2048 --compile --output "$out/end_to_end.csv"
 step million 500 "$python" benchmarks/end_to_end.py --checkpoint "$out/shapes/checkpoints/last" --network base \
     --train-sizes --sample-sizes 1000000 --output "$out/million.csv"
 exit $failed

@@ -37,5 +37,7 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, Any]], same: Sequence[str],
     if path.exists():
         replaced = {tuple(str({**settings, **row}[column]) for column in same) for row in rows}
         with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if tuple(row.get(column) for column in same) not in replaced]
+            kept = [
+                row for row in csv.DictReader(file) if tuple(row.get(column, "") for column in same) not in replaced
+            ]
     write_csv(path, kept + [{**settings, **row} for row in rows])
