@@ -1,18 +1,25 @@
 """Pictures of clouds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mfcdm.atomic import whole
 
 ELEVATION, AZIMUTH = 25.0, 40.0  # degrees; shows the top, the front and one side of shapes whose y axis is up
 MARK = "tab:red"
+BALLS = 14000.0  # points^2 of ink that a cloud's balls share
+COLORS = 128  # of a picture, which takes a quarter of the bytes that all of them would
+LEAST_HEIGHT = 0.4  # of a row over a panel's width
+TITLE_INCHES = 0.2
 
 
 def draw_clouds(
@@ -45,24 +52,36 @@ def draw_clouds(
     if not rows or not all(rows):
         raise ValueError("a picture needs at least one cloud in every row")
     width = max(len(row) for row in rows)
-    figure = Figure(figsize=(inches * width, inches * len(rows)), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), width, squeeze=False, gridspec_kw={"wspace": 0, "hspace": 0.02})
     lowest = {c: cloud for row in rows for c, cloud in enumerate(row)}  # cloud of each column
-    for r, row in enumerate(rows):
+    shown = [
+        [_shown(cloud, marked[r][c] if marked else 0, max_points) for c, cloud in enumerate(row)]
+        for r, row in enumerate(rows)
+    ]
+    windows = [
+        [Window.of(_shown(lowest[c], 0, len(lowest[c]))[0] if aligned else points) for c, (points, _) in enumerate(row)]
+        for row in shown
+    ]
+    heights = [max(window.height for window in row) for row in windows]  # of the rows, over their panels' width
+    top = TITLE_INCHES if titles else 0.0
+    size = (inches * width, inches * sum(heights) + top)
+    figure = Figure(figsize=size, facecolor="white", dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    grid = {"wspace": 0, "hspace": 0, "height_ratios": heights}
+    axes = figure.subplots(len(rows), width, squeeze=False, gridspec_kw=grid)
+    for r, row in enumerate(shown):
         for axis in axes[r]:
             axis.set_axis_off()
-        for c, cloud in enumerate(row):
-            points, count = _shown(cloud, marked[r][c] if marked else 0, max_points)
-            framed, _ = _shown(lowest[c], 0, len(lowest[c])) if aligned else (points, 0)
-            _draw(axes[r, c], points, count, framed)
+        for c, (points, count) in enumerate(row):
+            _draw(axes[r, c], points, count, windows[r][c], heights[r])
         if r < len(titles):
-            axes[r, 0].set_title(titles[r], loc="left", fontsize=9)
-    figure.subplots_adjust(0, 0, 1, 0.95 if titles else 1)
+            axes[r, 0].text(0.02, 1.0, titles[r], transform=axes[r, 0].transAxes, fontsize=9, va="top")
+    figure.subplots_adjust(0, 0, 1, 1 - top / size[1])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(COLORS)
     with whole(path) as scratch:
-        figure.savefig(scratch, dpi=110, format="png")
+        picture.save(scratch, format="png", optimize=True)
     return path
 
 
@@ -77,18 +96,41 @@ def _shown(cloud: Tensor, count: int, max_points: int) -> tuple[NDArray[np.float
     return points[kept], int((kept < count).sum())
 
 
-def _draw(axis, points: NDArray[np.float64], count: int, framed: NDArray[np.float64]) -> None:  # type: ignore[no-untyped-def]
-    """Draw points, the first `count` in red on top, in the window that fits the points of `framed`."""
+@dataclass(frozen=True)
+class Window:
+    """The part of the plane that a panel shows: its centre, half of its width, and its least height over its width."""
+
+    center: NDArray[np.float64]
+    reach: float
+    height: float
+
+    @classmethod
+    def of(cls, points: NDArray[np.float64]) -> "Window":
+        """That of a cloud (N, D). All but the furthest half percent fits: one stray point must not shrink the shape."""
+        flat, _ = _seen(points)
+        center = (flat.max(axis=0) + flat.min(axis=0)) / 2
+        away = np.abs(flat - center)
+        reach = max(np.quantile(away.max(axis=1), 0.995) * 1.12, 1e-6)
+        return cls(center, reach, float(np.clip(np.quantile(away[:, 1], 0.995) * 1.25 / reach, LEAST_HEIGHT, 1.0)))
+
+
+def _draw(axis, points: NDArray[np.float64], count: int, window: Window, height: float) -> None:  # type: ignore[no-untyped-def]
+    """Draw points as little balls, far to near, the first `count` in red on top, in a panel of that height."""
     flat, depth = _seen(points)
-    frame, _ = _seen(framed)
-    center = (frame.max(axis=0) + frame.min(axis=0)) / 2
-    # The panel fits all but the furthest half percent: one stray point must not shrink the shape to a dot.
-    reach = max(np.quantile(np.abs(frame - center).max(axis=1), 0.995) * 1.08, 1e-6)
-    order = count + np.argsort(depth[count:])  # far to near
-    size = np.clip(900.0 / len(points), 0.15, 8.0)
-    axis.scatter(*flat[order].T, c=depth[order], s=size, cmap="viridis_r", linewidths=0)
-    axis.scatter(*flat[:count].T, c=MARK, s=size, linewidths=0)
-    axis.set(xlim=(center[0] - reach, center[0] + reach), ylim=(center[1] - reach, center[1] + reach), aspect="equal")
+    order = count + np.argsort(depth[count:])
+    nearness = (depth - depth.min()) / max(np.ptp(depth), 1e-12)
+    fill = _colors(nearness)
+    size = np.clip(BALLS / len(points), 0.4, 40.0)
+    look = {"s": size, "linewidths": 0.16 * np.sqrt(size)}
+    axis.scatter(*flat[order].T, c=fill[order], edgecolors=0.55 * fill[order], **look)
+    axis.scatter(*flat[:count].T, c=MARK, edgecolors="darkred", **look)
+    (x, y), reach = window.center, window.reach
+    axis.set(xlim=(x - reach, x + reach), ylim=(y - reach * height, y + reach * height), aspect="equal")
+
+
+def _colors(nearness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Red, green and blue (N, 3) of points from far, 0, to near, 1: pale to dark, so that depth is seen on white."""
+    return np.asarray(colormaps["viridis"](0.78 - 0.66 * nearness))[:, :3]
 
 
 def _seen(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -44,3 +44,13 @@ def test_marked_points_are_red_and_columns_share_a_window(tmp_path):
     # the same points in the same window fill the same columns of pixels, up to the dots' size, which their number sets
     assert np.abs(top[[0, -1]] - bottom[[0, -1]]).max() <= 3
     assert top[-1] < 0.55 * reds[1].shape[1]  # the left half of what the lower cloud spans
+
+
+def test_a_row_is_as_high_as_its_highest_cloud(tmp_path):
+    flat, tall = torch.rand(500, 2, generator=generator(0)) * torch.tensor([1.0, 0.5]), torch.rand(500, 2)
+    heights = [
+        read_png(draw_clouds(tmp_path / f"{name}.png", [row], inches=2.0)).shape[0]
+        for name, row in (("flat", [flat, flat]), ("mixed", [flat, tall]))
+    ]
+    # 0.5 high and 1 wide, a quarter and an eighth of margin
+    assert heights[0] / heights[1] == pytest.approx(0.5 * 1.25 / 1.12, abs=0.03)
