@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -73,6 +74,7 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
     if "--version" in sys.argv[1:]:
         print(f"mfcdm {__version__}")  # noqa: T201
         return
+    _check_options()
     # Hydra prints its own errors over many lines and exits with 1 unless it is told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[Exception] = []
@@ -116,6 +118,17 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
         _say(f"{len(told)} runs failed, as said above")
     if told:
         sys.exit(2)
+
+
+def _check_options() -> None:
+    """Refuse options that Hydra does not have, which it would do over many lines."""
+
+    def refuse(message: str) -> None:
+        _stop(f"{message}; options come before all keys, and --help lists both", 2)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    parser.parse_args()
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -47,6 +47,8 @@ MISTAKES = [
     (("dataset.split=tset",), ["tset"]),
     (("dataset.categories=[plane]",), ["plane"]),
     (("resume=nowhere",), ["nowhere"]),
+    (("--max-steps=3",), ["--max-steps=3", "--help"]),
+    (("--config-dir",), ["--config-dir", "argument"]),
 ]
 
 
