@@ -67,7 +67,7 @@ def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Proto
         write_ply(folder / f"sample-{index:04d}.ply", cloud)
     generated, first = grid(clouds), title(class_names(model), labels, guidance)
     draw_clouds(folder / "samples.png", generated + rows, [first, *[""] * (len(generated) - 1), *titles])
-    made = f"{counted(len(clouds), 'cloud')} of {_in_words(sizes)} points"
+    made = f"{counted(len(clouds), 'cloud')} of {_in_words(sizes)}"
     say(f"{made}: {folder / 'samples.npz'}, {folder / 'samples.png'}")
     if comparison is not None:
         comparison.finish(folder)
@@ -99,7 +99,7 @@ def draw(
     clouds: dict[int, Tensor] = {}
     work = float(sum(num_particles[index % turns] for index in range(num_clouds)))
     done, pace = 0.0, Pace()
-    with Meter(f"sampling {counted(num_clouds, 'cloud')} of {_in_words(num_particles)} points") as meter:
+    with Meter(f"sampling {counted(num_clouds, 'cloud')} of {_in_words(num_particles)}") as meter:
         for turn, size in enumerate(num_particles[:num_clouds]):
             indices = range(turn, num_clouds, turns)
 
@@ -161,4 +161,4 @@ def _comparison(config: dict[str, Any], protocol: Protocol, device: str, source:
 
 
 def _in_words(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes))
+    return ", ".join([*map(str, sizes[:-1]), counted(sizes[-1], "point")])

@@ -158,16 +158,16 @@ class ScoreNetwork(nn.Module):
         return output if own is None else output * own[..., None]
 
     def _check(self, x: Tensor, t: Tensor, lengths: Tensor | None, label: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[2] != self.dim:
-            raise ValueError(f"particles must be (B, N, {self.dim}), got {tuple(x.shape)}")
+        if x.ndim != 3 or x.shape[2] != self.dim or not x.is_floating_point():
+            raise ValueError(f"particles must be floating (B, N, {self.dim}), got {x.dtype} {tuple(x.shape)}")
         if t.shape != x.shape[:1]:
             raise ValueError(f"times must be ({x.shape[0]},), got {tuple(t.shape)}")
         if lengths is not None and lengths.shape != x.shape[:1]:
             raise ValueError(f"lengths must be ({x.shape[0]},), got {tuple(lengths.shape)}")
         if label is not None and self.embed_label is None:
             raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
-        if label is not None and label.shape != x.shape[:1]:
-            raise ValueError(f"labels must be ({x.shape[0]},), got {tuple(label.shape)}")
+        if label is not None and (label.shape != x.shape[:1] or label.is_floating_point()):
+            raise ValueError(f"labels must be ({x.shape[0]},) whole numbers, got {label.dtype} {tuple(label.shape)}")
         if label is not None and label.device.type == "cpu":
             wrong = label[(label < -1) | (label >= self.num_classes)]
             if len(wrong):

@@ -141,6 +141,10 @@ def test_shapes_are_checked():
     for bad in (lambda: net(x[..., :2], t), lambda: net(x, t[:1]), lambda: net(x, t, lengths=t[:1])):
         with pytest.raises(ValueError, match="must be"):
             bad()
+    with pytest.raises(ValueError, match="floating"):  # whole numbers would make times whole numbers too
+        net(x.long(), t)
+    with pytest.raises(ValueError, match=r"whole numbers, got torch\.float32"):
+        network(num_classes=3)(x, t, label=torch.tensor([0.0, 1.5]))
     with pytest.raises(ValueError, match=r"from -1 \(none\) to 2, got 3"):
         network(num_classes=3)(x, t, label=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="without classes"):
