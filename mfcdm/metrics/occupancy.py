@@ -41,17 +41,18 @@ def jensen_shannon_divergence(
         a: (A, N, D).
         b: (B, M, D).
         resolution: cells along an axis.
-        bounds: (low, high) of the box, numbers or (D,) tensors; default (-1, 1). No point is clipped or left out.
+        bounds: (low, high) of the box, numbers or (D,) tensors; default (-1, 1), the box of normalised clouds, or where
+            that does not hold all points the smallest cube about both sets. No point is clipped or left out.
         lengths_a: (A,) rows that each cloud of a owns; padding may be NaN.
         lengths_b: (B,) rows that each cloud of b owns.
-        outside: what to do with points outside the box: "refuse", or "cell": all space outside is one more cell.
+        outside: what to do with points beyond given bounds: "refuse", or "cell": all space outside is one more cell.
 
     Returns:
         A number in [0, 1].
 
     Raises:
-        ValueError: if a point lies outside the box, the shapes do not fit, a set or a cloud is empty, a coordinate is
-            not finite, or the grid or the box is impossible.
+        ValueError: if a point lies outside of given bounds, the shapes do not fit, a set or a cloud is empty, a
+            coordinate is not finite, or the grid or the box is impossible.
 
     Source: Achlioptas et al., Learning representations and generative models for 3D point clouds (2018).
     """
@@ -82,11 +83,23 @@ def occupancies(
         raise ValueError(f"resolution must be 1 or more, with at most {MAX_CELLS:,} cells, but is {resolution}")
     low, high = (
         torch.as_tensor(bound, dtype=torch.float64, device=a.device).expand(dim)
-        for bound in (DEFAULT_BOUNDS if bounds is None else bounds)
+        for bound in (box_about([*left, *right]) if bounds is None else bounds)
     )
     if not bool((low < high).all() & (high - low).isfinite().all()):
         raise ValueError(f"bounds must be finite with low < high, but are {low.tolist()} and {high.tolist()}")
     return _rows("a", left, resolution, low, high, outside), _rows("b", right, resolution, low, high, outside)
+
+
+def box_about(clouds: list[Tensor]) -> Bounds:
+    """The default bounds where they hold all points (N, D) of the clouds, else the smallest cube about them."""
+    low = torch.stack([cloud.amin(dim=0) for cloud in clouds]).amin(dim=0).double()
+    high = torch.stack([cloud.amax(dim=0) for cloud in clouds]).amax(dim=0).double()
+    if bool((low >= DEFAULT_BOUNDS[0]).all() & (high <= DEFAULT_BOUNDS[1]).all()):
+        return DEFAULT_BOUNDS
+    side = (high - low).max()
+    # Rounding must not put a face inside of the points on it; a lone point gets a cube about it.
+    middle, reach = (low + high) / 2, side / 2 * (1 + 1e-12) + (high.abs() + low.abs()).max() * 1e-15
+    return middle - reach, middle + reach
 
 
 def mean_occupancy(rows: csr_array) -> Array:

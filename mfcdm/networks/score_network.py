@@ -26,10 +26,10 @@ class NoiseSchedule(Protocol):
 class ScoreNetwork(nn.Module):
     """A deep mean-field network: each block adds a per-particle part and a functional of the empirical measure.
 
-    The output commutes with permutations of the particles, takes any number of them from 1 up, and for fixed particles
-    converges as the others are drawn more and more densely from one law. The radius of the local interaction,
-    R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N. Its Gaussian fits
-    (`local.LocalGaussian`) enter the first states, and lead the output by gates that the last states set.
+    The output commutes with permutations of up to `max_sources` particles (of more in law), takes any number of them
+    from 1 up, and for fixed particles converges as the others are drawn more and more densely from one law. The radius
+    of the local interaction, R(t) = R_data^(1 - t) R_noise^t, depends on time and so on the level, never on N. Its
+    Gaussian fits (`local.LocalGaussian`) enter the first states, and lead the output by gates that the last states set.
 
     Args:
         dim: D, of the particles.

@@ -79,11 +79,27 @@ def test_points_on_the_faces_are_inside():
     assert jensen_shannon_divergence(corners, inner, resolution=4) == 0.0
 
 
+def test_clouds_of_any_scale_have_a_box():
+    """Beyond (-1, 1) the grid is the smallest cube about both sets: scale and place do not matter."""
+    a, b = (torch.randn(5, 40, 3, generator=generator(seed), dtype=torch.float64) for seed in (0, 1))
+    low, high = (getattr(torch.cat((a, b)).flatten(0, 1), name)(dim=0) for name in ("amin", "amax"))
+    half = (high - low).max() / 2 * (1 + 1e-9)
+    bounds = ((low + high) / 2 - half, (low + high) / 2 + half)
+    expected = jensen_shannon_divergence(a, b, 4, bounds=bounds)
+    assert 0 < expected < 1
+    shift = torch.tensor([30.0, -7.0, 2.0], dtype=torch.float64)
+    for scale in (1.0, 256.0):
+        moved = (scale * (cloud + shift) for cloud in (a, b))
+        assert jensen_shannon_divergence(*moved, 4) == pytest.approx(expected, abs=1e-12)
+    lone = torch.full((2, 1, 3), 1e6)
+    assert jensen_shannon_divergence(lone, lone) == 0
+
+
 def test_points_outside_are_refused_never_clipped():
     inside, outside = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
     outside[1, 2, 0] = 1.5
     with pytest.raises(ValueError, match=r"cloud 1 of b has 1 point outside the box .*\[1.5, 0.0, 0.0\]"):
-        jensen_shannon_divergence(inside, outside)
+        jensen_shannon_divergence(inside, outside, bounds=(-1, 1))
     assert jensen_shannon_divergence(inside, outside, bounds=(-2, 2)) > 0
     with pytest.raises(ValueError, match="cloud 1 of a has 1 point outside"):
         jensen_shannon_divergence(outside, inside, bounds=(-1.2, 1.2))
