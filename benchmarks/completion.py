@@ -6,13 +6,16 @@ Of every cloud that the training has not seen (split `val`), the points on one s
 of all, and the rest is asked for, in the frame of the whole cloud. A row is the chamfer distance (squared, mean + mean,
 in the normalised coordinates) of a completion to the whole cloud, with its standard error over the clouds:
 
- * nearest training shape: the given points and points of the training cloud to which they have the smallest mean
-   squared distance;
+ * nearest training shape: the given points and points of the training cloud to which 256 of them have the smallest
+   mean squared distance, of all that a checkpoint of the embedded shapes was trained on;
  * noise: the given points and Gaussian points of the training clouds' mean and spread;
- * replacement, correction, correction + resampling: `mfcdm.conditioning.complete`, from less to more expensive;
- * another cloud's: what the correction made for the next cloud, with the points given here: what conditioning is worth.
+ * replacement, correction until log-SNR 1, correction, correction + resampling: `mfcdm.conditioning.complete`, from
+   less to more expensive;
+ * another cloud's: what the last of them made for the next cloud, with the points given here: what conditioning is
+   worth.
 
-Prints a table and writes completion.csv beside this file, with the hardware's name; --picture draws the clouds.
+`unmoved` counts the completions whose first points are the given ones to the last bit.
+Prints a table and adds the rows to completion.csv beside this file, with the hardware's name; --picture draws clouds.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hardware import hardware_name, write_csv
+from hardware import add_rows, hardware_name
 from torch import Tensor
 
 from mfcdm import checkpoint
@@ -38,15 +41,22 @@ from mfcdm.visualize import draw_clouds
 
 HOLDS = {
     "replacement": Hold(directions=0),
+    "correction until 1": Hold(until=1.0),
     "correction": Hold(),
     "correction + resampling": Hold(resamplings=2, jump=3.0),
 }
 
 
-def clouds(source: str, split: str, num_points: int, scheme: Scheme) -> list[Tensor]:
-    """Clouds of a split in the coordinates of the training's data, each at most `num_points` points."""
+LOOKED_UP, SEEN = 256, 1024  # given points, and points of a training cloud, that decide which one is nearest
+
+
+def clouds(source: str, split: str, count: int, num_points: int, scheme: Scheme) -> list[Tensor]:
+    """Clouds of a split in the coordinates of the training's data, each at most `num_points` points.
+
+    Of the embedded shapes so many as `count` says, of a file all that it has.
+    """
     if source == "shapes":
-        data = Clouds.of(ParametricShapes(500 if split == "train" else 200, num_points, split=split))
+        data = Clouds.of(ParametricShapes(count, num_points, split=split))
     else:
         data = Clouds.of(open_dataset(source, split=split))
     return [cloud[:num_points] for cloud in rescaled(data, scheme).points()]
@@ -60,7 +70,8 @@ def partial(cloud: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 def nearest(given: Tensor, train: list[Tensor], count: int) -> Tensor:
     """`count` points of the training cloud to which the given points are nearest."""
-    distances = [torch.cdist(given, cloud).min(dim=1).values.square().mean() for cloud in train]
+    some = given[torch.linspace(0, len(given) - 1, min(len(given), LOOKED_UP)).round().long()]
+    distances = [torch.cdist(some, cloud[:SEEN]).min(dim=1).values.square().mean() for cloud in train]
     return train[int(torch.stack(distances).argmin())][:count]
 
 
@@ -93,6 +104,7 @@ def main() -> None:
     parser.add_argument("--num-clouds", type=int, default=32)
     parser.add_argument("--num-particles", type=int, help="default: the trained cardinality")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="of the points given")
+    parser.add_argument("--holds", nargs="*", choices=HOLDS, default=list(HOLDS), help="completions to make")
     parser.add_argument("--num-steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
@@ -106,7 +118,8 @@ def main() -> None:
     model = checkpoint.load(options.checkpoint)
     options.num_particles = options.num_particles or model.subdivision.cardinalities[-1]
     scheme = model.config.get("normalization", "global")
-    train, val = (clouds(options.data, split, options.num_particles, scheme) for split in ("train", "val"))
+    counts = {"train": model.config.get("dataset", {}).get("num_clouds", 1000), "val": options.num_clouds}
+    train, val = (clouds(options.data, split, n, options.num_particles, scheme) for split, n in counts.items())
     val = [cloud for cloud in val if len(cloud) == options.num_particles][: options.num_clouds]
     if not val:
         raise SystemExit(f"no cloud of {options.data} has {options.num_particles} points; lower --num-particles")
@@ -115,7 +128,7 @@ def main() -> None:
     spread = torch.cat(train)
     rows = []
     print(f"{hardware_name()}; {len(truth)} clouds of {options.num_particles}, {options.num_steps} steps")
-    print(f"{'given':>6} {'completion':<26} {'chamfer':>9} {'+-':>8} {'s a cloud':>10}")
+    print(f"{'given':>6} {'completion':<26} {'chamfer':>9} {'+-':>8} {'s a cloud':>10} {'unmoved':>8}")
     for share in options.shares:
         generator = torch.Generator().manual_seed(options.seed)
         given = torch.stack([partial(cloud, share, generator) for cloud in truth])
@@ -129,21 +142,23 @@ def main() -> None:
             return torch.stack([torch.cat((points, nearest(points, train, num_new))) for points in given])
 
         makers: dict[str, Callable[[], Tensor]] = {"noise": filled, "nearest training shape": looked_up}
-        for name, hold in HOLDS.items():
+        for name in options.holds:
+            hold = HOLDS[name]
             makers[name] = functools.partial(completed, model, given, hold, options)
         made: dict[str, Tensor] = {}
         for name, make in makers.items():
             begun = time.perf_counter()
             made[name] = make()
-            rows.append(row(share, name, made[name], truth, (time.perf_counter() - begun) / len(truth)))
-        other = made["correction"].roll(1, dims=0)[:, given.shape[1] :]
-        rows.append(row(share, "another cloud's", torch.cat((given, other), dim=1), truth, 0.0))
+            rows.append(row(share, name, made[name], given, truth, (time.perf_counter() - begun) / len(truth)))
+        other = made[name].roll(1, dims=0)[:, given.shape[1] :]
+        rows.append(row(share, "another cloud's", torch.cat((given, other), dim=1), given, truth, 0.0))
         if options.picture is not None:
             path = options.picture.with_stem(f"{options.picture.stem}-{share:g}")
             draw_clouds(path, [list(x[:8]) for x in (given, truth, *made.values())])
-    write_csv(
+    add_rows(
         options.output,
         rows,
+        ("data", "num_particles", "given", "completion"),
         data=Path(options.data).stem,
         training_steps=checkpoint.read_state(options.checkpoint)["step"],
         clouds=len(truth),
@@ -152,13 +167,15 @@ def main() -> None:
     )
 
 
-def row(share: float, name: str, x: Tensor, truth: Tensor, seconds: float) -> dict[str, float | str]:
+def row(share: float, name: str, x: Tensor, given: Tensor, truth: Tensor, seconds: float) -> dict[str, float | str]:
     """One row, printed."""
+    unmoved = sum(torch.equal(whole[: len(part)], part) for whole, part in zip(x, given, strict=True))
     distances = chamfer_distance(x, truth)
     mean, error = float(distances.mean()), float(distances.std()) / len(distances) ** 0.5
-    print(f"{share:>6g} {name:<26} {mean:>9.4f} {error:>8.4f} {seconds:>10.2f}", flush=True)
-    values = {"chamfer": round(mean, 5), "standard_error": round(error, 5), "seconds_a_cloud": round(seconds, 3)}
-    return {"given": share, "completion": name, **values}
+    print(f"{share:>6g} {name:<26} {mean:>9.4f} {error:>8.4f} {seconds:>10.2f} {unmoved:>8}", flush=True)
+    median, a_cloud = float(distances.median()), round(seconds, 3)
+    values = {"chamfer": round(mean, 5), "standard_error": round(error, 5), "median": round(median, 5)}
+    return {"given": share, "completion": name, **values, "unmoved": unmoved, "seconds_a_cloud": a_cloud}
 
 
 if __name__ == "__main__":

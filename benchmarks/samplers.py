@@ -41,7 +41,7 @@ from mfcdm.samplers import (
 from mfcdm.sde import CosineVPSDE
 
 NUM_PARTICLES, EVALUATIONS = 256, (15, 21, 25, 51, 101)
-NUM_DIRECTIONS = 64
+NUM_DIRECTIONS, NUM_FRESH = 64, 128  # directions of a distance, and fresh samples of an exact law's floor
 SDE = CosineVPSDE()
 SAMPLERS: dict[str, tuple[Sampler, int]] = {  # with the evaluations of a step
     "DPMSolver": (DPMSolver(), 1),
@@ -198,12 +198,12 @@ def table(
     print(f"{'':<34}" + "".join(f"{n:>8}" for n in EVALUATIONS))
     rows = []
     for name, draw in draws.items():
-        ratios = [sum(error(draw(n, seed), seed) for seed in range(seeds)) / seeds / floor for n in EVALUATIONS]
+        errors = torch.tensor([[error(draw(n, seed), seed) / floor for seed in range(seeds)] for n in EVALUATIONS])
+        ratios, spreads = errors.mean(dim=1).tolist(), (errors.std(dim=1) / seeds**0.5).tolist()
         print(f"{name:<34}" + "".join(f"{ratio:>8.2f}" for ratio in ratios), flush=True)
-        rows += [
-            {"law": title, "sampler": name, "evaluations": n, "error_over_floor": ratio, "floor": floor, "seeds": seeds}
-            for n, ratio in zip(EVALUATIONS, ratios, strict=True)
-        ]
+        for n, ratio, spread in zip(EVALUATIONS, ratios, spreads, strict=True):
+            about = {"law": title, "sampler": name, "evaluations": n, "error_over_floor": ratio}
+            rows.append({**about, "standard_error": spread, "floor": floor, "seeds": seeds})
     return rows
 
 
@@ -232,6 +232,7 @@ def main() -> None:
     """Print the tables, write the csv and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--samplers", nargs="*", choices=SAMPLERS, help="default: all, and torchsde")
     parser.add_argument("--checkpoint", help="a run's checkpoint, in place of the exact laws")
     parser.add_argument(
         "--data", default="shapes", help='its data: "shapes" or an archive with the splits train and val'
@@ -252,21 +253,28 @@ def measure(options: argparse.Namespace) -> None:
     """Print the tables and add their rows to the csv."""
     print(f"{hardware_name()}; {options.seeds} seeds")
     rows, size = [], NUM_PARTICLES
+
+    def chosen(draws: dict[str, Draw]) -> dict[str, Draw]:
+        return {name: draw for name, draw in draws.items() if not options.samplers or name in options.samplers}
+
     if options.checkpoint:
         draws, size = checkpoint_draws(options.checkpoint, options.clouds)
         real = Real(options.data, options.clouds, size)
         val = real.clouds("val", size)
         floor = set_distance(real.clouds("train", size), val)
-        rows += table(options.title, draws, lambda x, seed: set_distance(x, val), floor, options.seeds)
+        rows += table(options.title, chosen(draws), lambda x, seed: set_distance(x, val), floor, options.seeds)
     else:
         for title, (law, num_clouds) in LAWS.items():
-            fresh = [law.sample(num_clouds, NUM_PARTICLES, torch.Generator().manual_seed(s)) for s in range(200, 216)]
-            floor = sum(law_error(x, law, 100 + k) for k, x in enumerate(fresh)) / len(fresh)
+            fresh = (
+                law.sample(num_clouds, NUM_PARTICLES, torch.Generator().manual_seed(10_000 + k))
+                for k in range(NUM_FRESH)
+            )
+            floor = sum(law_error(x, law, 20_000 + k) for k, x in enumerate(fresh)) / NUM_FRESH
 
             def error(x: torch.Tensor, seed: int, law: GaussianMixture | ShapeMixture = law) -> float:
                 return law_error(x, law, seed + 300)
 
-            rows += table(title, exact_draws(law, num_clouds), error, floor, options.seeds)
+            rows += table(title, chosen(exact_draws(law, num_clouds)), error, floor, options.seeds)
     add_rows(options.output, rows, same=("law", "sampler", "evaluations"), particles=size)
 
 

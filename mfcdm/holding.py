@@ -45,6 +45,7 @@ class Hold:
         resamplings: how often each stretch of `jump` nats is pushed back and run again, with fresh noise on the given
             particles; 0 runs through once.
         jump: length of a stretch in nats of log-SNR.
+        until: log-SNR beyond which the correction is left out, as the noisy copies show the given particles themselves.
         share: given particles at a coarse level, over their share in proportion, >= 1.
         noise: of the given particles: "fresh" in every evaluation, or "kept" through a run of the sampler.
 
@@ -57,6 +58,7 @@ class Hold:
     trust: float = 2.0
     resamplings: int = 0
     jump: float = 2.0
+    until: float = math.inf
     share: float = 1.0
     noise: Literal["fresh", "kept"] = "fresh"
 
@@ -71,6 +73,8 @@ class Hold:
             raise ValueError(f"trust must be > 0, got {self.trust}")
         if not 0.0 < self.jump < math.inf:
             raise ValueError(f"jump must be > 0 nats and finite, got {self.jump}")
+        if math.isnan(self.until):
+            raise ValueError(f"until must be a log-SNR in nats, got {self.until}")
         if not 1.0 <= self.share < math.inf:
             raise ValueError(f"share must be >= 1 and finite, got {self.share}")
         if self.noise not in ("fresh", "kept"):
@@ -115,7 +119,7 @@ class HeldScore:
         alpha, sigma = (per_cloud(coefficient(t.to(x)), x) for coefficient in (self.sde.alpha, self.sde.sigma))
         known = alpha * self.given + sigma * self._noise()
         cloud = torch.cat((known, x), dim=1).detach()
-        if self.hold.directions == 0:
+        if self.hold.directions == 0 or bool((self.sde.log_snr(t) > self.hold.until).all()):
             return self.score(cloud, t)[:, num_given:]
         with torch.enable_grad():
             cloud.requires_grad_()

@@ -88,6 +88,17 @@ def test_the_correction_brings_what_replacement_lacks_of_a_shape():
     assert error(Hold()) < 0.6 * error(Hold(directions=0))
 
 
+def test_the_correction_ends_where_it_is_told_to():
+    law, g = three_shapes(), generator(0)
+    given, x = law.sample(2, 5, g, dtype=torch.float64), torch.randn(2, 7, 3, generator=g, dtype=torch.float64)
+    for log_snr, same in ((0.9, Hold()), (1.1, Hold(directions=0))):
+        t, _, _ = at(log_snr, 2)
+        until, other = (
+            HeldScore(law.as_score(SDE), SDE, given, h, generator(1))(x, t) for h in (Hold(until=1.0), same)
+        )
+        assert torch.equal(until, other)
+
+
 @pytest.mark.parametrize(
     ("sampler", "hold"),
     [
@@ -96,8 +107,9 @@ def test_the_correction_brings_what_replacement_lacks_of_a_shape():
         (ProbabilityFlow(num_steps=60), EXACT),
         (Geometric(num_steps=100), EXACT),
         (Langevin(num_steps=60), Hold(resamplings=2, jump=4.0)),
+        (Langevin(num_steps=150), Hold(until=1.0)),
     ],
-    ids=["langevin", "defaults", "flow", "geometric", "resampling"],
+    ids=["langevin", "defaults", "flow", "geometric", "resampling", "until"],
 )
 def test_completions_of_a_gaussian_have_the_conditional_mean_and_covariance(sampler, hold):
     law, clouds = ExchangeableGaussian(a=0.5, c=8.0, dim=1), 3000
@@ -287,6 +299,7 @@ def test_wrong_arguments_are_refused():
         ({"floor": -0.1}, "got -0.1"),
         ({"trust": 0.0}, "got 0.0"),
         ({"jump": 0.0}, "jump must be > 0 nats and finite, got 0.0"),
+        ({"until": float("nan")}, "until must be a log-SNR in nats, got nan"),
         ({"share": 0.5}, "got 0.5"),
         ({"noise": "new"}, "got 'new'"),
     ):

@@ -42,6 +42,7 @@ class Conditioning:
     trust: float
     resamplings: int
     jump: float
+    until: float
     share: float
     noise: str
     push: float
@@ -73,7 +74,7 @@ class Conditioning:
 
     def hold(self, directions: int) -> Hold:
         """How given points condition; `directions` where the keys leave them open."""
-        names = ("floor", "trust", "resamplings", "jump", "share", "noise")
+        names = ("floor", "trust", "resamplings", "jump", "until", "share", "noise")
         chosen = directions if self.directions is None else self.directions
         try:
             return Hold(directions=chosen, **{name: getattr(self, name) for name in names})

@@ -70,7 +70,7 @@ def test_geometric_brownian_motion_grows_by_div_d(sampler, form):
 @pytest.mark.parametrize("sampler", [LinearNoise, Geometric])
 def test_isotropic_noise_steps_leave_their_gaussian_in_place(sampler):
     """Repeated against a fixed N(m, I) in R^3, |m| = 1: a path in space walks round the centre, no part is cut off."""
-    n, gamma = 50_000, LinearNoise.MAX_GAMMA
+    n, gamma = 50_000, 1 / 32
     mean = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).expand(1, n, 3)
     method, system = sampler(form="isotropic"), system_of(0)
     x = mean + torch.randn(1, n, 3, generator=generator(1), dtype=torch.float64)
@@ -78,7 +78,7 @@ def test_isotropic_noise_steps_leave_their_gaussian_in_place(sampler):
     for _ in range(round(1 / gamma)):
         kept = method.multiply(kept, mean, 1.0, gamma, one, system)
         wrong = method.multiply(wrong, mean, 1.0, gamma, 0 * one, system)
-    # MAX_GAMMA promises 1 % of sigma at |y| = 1 in one coordinate, here three add up; 4 standard errors are 0.018
+    # 4 standard errors of 50,000 draws are 0.018; the bias of a substep is below 0.02
     assert float((kept - mean).mean(dim=(0, 1)).abs().max()) < 0.05
     assert torch.allclose(kept.std(dim=1)[0], one, atol=0.05)
     assert float(wrong[..., 0].mean()) < 0.85, "without div D the mass falls towards the centre"
@@ -87,9 +87,9 @@ def test_isotropic_noise_steps_leave_their_gaussian_in_place(sampler):
 @pytest.mark.parametrize("center", ["origin", "mean"])
 @pytest.mark.parametrize("sampler", [LinearNoise, Geometric])
 def test_both_forms_are_one_on_a_line(sampler, center):
-    class Outward(System):  # the noise of y exp(noise) points away from the centre
+    class Outward(System):  # noise that multiplies y points away from the centre
         def noise_like(self, y):
-            return super().noise_like(y) * (y.sign() if sampler is Geometric else 1)
+            return super().noise_like(y) * y.sign()
 
     x = 1 + torch.randn(2, 5, 1, generator=generator(0), dtype=torch.float64)
     coordinate = sampler(center=center).noise_step(x, 0.9 * x, 0.7, 0.3, system_of(1))

@@ -124,5 +124,5 @@ def test_densification_adds_nine_points_to_each(small, sample):
 
 def test_defaults_are_those_of_the_library():
     keys = yaml.safe_load((config_folder() / "sample.yaml").read_text())["conditioning"]
-    names = ("floor", "trust", "resamplings", "jump", "share", "noise")
+    names = ("floor", "trust", "resamplings", "jump", "until", "share", "noise")
     assert {name: keys[name] for name in names} == {name: getattr(Hold, name) for name in names}
