@@ -116,7 +116,7 @@ def on_exact_laws(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for spacing in ("time", "snr"):
         levels = Subdivision.dyadic(NUM_PARTICLES, NUM_LEVELS, spacing=spacing, sde=SDE)
         variants.append((f"{spacing} spacing", levels, [Renoise(push) for push in PUSHES], "copies"))
-    variants.append(("snr spacing, learned", levels, [Renoise(push) for push in LEARNED_PUSHES], "learned"))
+        variants.append((f"{spacing} spacing, learned", levels, [Renoise(push) for push in LEARNED_PUSHES], "learned"))
     variants.append(("snr spacing, learned, no z", levels, [Renoise(0.0)], "no z"))
     full = float("nan")
     for name, over, pushes, kind in variants:

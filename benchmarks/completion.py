@@ -80,8 +80,9 @@ def completed(model: checkpoint.Checkpoint, given: Tensor, hold: Hold, options: 
     done = []
     for start in range(0, len(given), options.batch_size):
         some = given[start : start + options.batch_size]
+        label = torch.arange(start, start + len(some)) % len(model.categories) if options.labelled else None
         x = complete(
-            as_score(model.network, model.sde),
+            as_score(model.network, model.sde, label),
             model.sde,
             Langevin(num_steps=options.num_steps),
             model.subdivision,
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--num-particles", type=int, help="default: the trained cardinality")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="of the points given")
     parser.add_argument("--holds", nargs="*", choices=HOLDS, default=list(HOLDS), help="completions to make")
+    parser.add_argument("--without-baselines", action="store_true", help="leave out noise and the nearest shape")
+    parser.add_argument("--labelled", action="store_true", help="the network is told the embedded shapes' classes")
     parser.add_argument("--num-steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
@@ -141,7 +144,9 @@ def main() -> None:
         def looked_up(given: Tensor = given, num_new: int = num_new) -> Tensor:
             return torch.stack([torch.cat((points, nearest(points, train, num_new))) for points in given])
 
-        makers: dict[str, Callable[[], Tensor]] = {"noise": filled, "nearest training shape": looked_up}
+        makers: dict[str, Callable[[], Tensor]] = {}
+        if not options.without_baselines:
+            makers |= {"noise": filled, "nearest training shape": looked_up}
         for name in options.holds:
             hold = HOLDS[name]
             makers[name] = functools.partial(completed, model, given, hold, options)
@@ -149,7 +154,8 @@ def main() -> None:
         for name, make in makers.items():
             begun = time.perf_counter()
             made[name] = make()
-            rows.append(row(share, name, made[name], given, truth, (time.perf_counter() - begun) / len(truth)))
+            told = ", class told" if options.labelled and name in HOLDS else ""
+            rows.append(row(share, name + told, made[name], given, truth, (time.perf_counter() - begun) / len(truth)))
         other = made[name].roll(1, dims=0)[:, given.shape[1] :]
         rows.append(row(share, "another cloud's", torch.cat((given, other), dim=1), given, truth, 0.0))
         if options.picture is not None:

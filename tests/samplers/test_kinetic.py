@@ -129,7 +129,7 @@ def test_velocities_turn_a_condition_number_into_its_root():
     Overdamped the softest mode moves by less than its 1 / kappa a step: theory says kappa. With the friction 2 / sqrt
     kappa that damps it critically it needs some 1 / (frequency tau) steps, and its frequency is 1 / sqrt(kappa).
     """
-    kappas, needed = [25.0, 100.0, 400.0], {"langevin": [], "underdamped": []}
+    kappas, needed = [25.0, 100.0, 400.0, 1600.0], {"langevin": [], "underdamped": []}
     for kappa in kappas:
         curvatures = kappa ** -torch.linspace(0, 1, 5, dtype=torch.float64)
         settings = {
