@@ -176,9 +176,6 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Read and check state.json."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a checkpoint folder, nor a file that ends in {EXPORTED}")
-    last = folder / "checkpoints" / "last"
-    if last.is_dir() and not (folder / "state.json").exists():
-        raise FileNotFoundError(f"{folder} is the folder of a run; its newest checkpoint is {last}")
     return _checked_state(read_plain(folder / "state.json", json.loads), folder / "state.json")
 
 

@@ -249,13 +249,6 @@ def test_absent_folder_is_named(tmp_path):
             checkpoint.load(path)
 
 
-def test_the_folder_of_a_run_names_its_newest_checkpoint(tmp_path):
-    last = tmp_path / "run" / "checkpoints" / "last"
-    last.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=f"run is the folder of a run; its newest checkpoint is {last}"):
-        checkpoint.load(tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     "change",
     [

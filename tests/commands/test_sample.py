@@ -33,6 +33,12 @@ def test_sample_script(run, script, tmp_path):
     assert (tmp_path / "drawn" / "samples.png").read_bytes().startswith(PNG)
 
 
+def test_the_folder_of_a_run_names_its_newest_checkpoint(run, call):
+    ended = call("sample", f"checkpoint={run}")
+    assert ended.code == 2
+    assert f"{run} is the folder of a run; its newest checkpoint is {run / 'checkpoints' / 'last'}" in ended.sentence
+
+
 def test_cloud_depends_on_seed_and_index_alone(run, call, tmp_path):
     def drawn(name, *options):
         ended = call("sample", f"checkpoint={run}/checkpoints/last", "sampler.num_steps=6", f"output={name}", *options)
