@@ -1,7 +1,6 @@
 """train.py: train a network, or go on with a run."""
 
 import shlex
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 from mfcdm import checkpoint
 from mfcdm.commands.assembly import Prepared, Start, find_start, on_machine, open_loggers, prepare
 from mfcdm.commands.classes import class_names, in_turn, title
-from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.console import Meter, say, warnings_as_lines
 from mfcdm.commands.data import of_classes
 from mfcdm.commands.files import describe, grid, write_samples
+from mfcdm.commands.forecast import Outlook
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.reporting import try_report
 from mfcdm.commands.sample import draw
-from mfcdm.training.options import TrainerOptions
-from mfcdm.training.progress import Progress
 from mfcdm.visualize import draw_clouds
 
 
@@ -57,6 +55,8 @@ def _trained(run: Prepared, crew: Crew) -> tuple[str | None, int]:
             if not crew.is_first:
                 return interrupted, code
             say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
+            if (shown := trainer.judge.summary()) is not None:
+                say(shown)
             if run.start.config["num_pictured"] and interrupted is None:
                 _picture(checkpoint.load(last, trust=run.start.trust), run)
             failed = interrupted is not None
@@ -98,26 +98,7 @@ def _train(run: Prepared) -> Path:
     if not trainer.processes.is_first:
         return trainer.run()
     with Meter("training") as meter:
-        return trainer.run(_observer(meter, trainer.options))
-
-
-def _observer(meter: Meter, options: TrainerOptions) -> Callable[[Progress], None]:
-    """Shows each step: speed over the recent ones, and what is left to the bound."""
-    pace = Pace()
-    left: float | None = None
-
-    def observe(now: Progress) -> None:
-        nonlocal left
-        if now.validated is not None:
-            meter.show(now.share, f"step {now.step}  validating {now.validated:.0%}", left)
-            pace.clear()
-            return
-        speed = pace.add(now.step, now.seconds)
-        left = options.seconds_left(now.step, now.seconds, speed)
-        text = f"step {now.step}  level {now.level}  loss {now.loss:.3f}  {speed:.1f} steps/s"
-        meter.show(now.share, text, left)
-
-    return observe
+        return trainer.run(Outlook(meter, trainer.judge))
 
 
 def _picture(model: checkpoint.Checkpoint, run: Prepared) -> None:

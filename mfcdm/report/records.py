@@ -34,6 +34,8 @@ TITLES = {
     "time/exchange": "Share of time: the other processes",
     "time/optimizer": "Share of time: moving weights and averages",
     "time/branching": "Share of time: the learned branching",
+    "time/record": "Share of time: records and pictures",
+    "time/checkpoint": "Share of time: checkpoints",
     "time/other": "Share of time: all else",
     "memory/host_mib": "Most memory held by the process, MiB",
     "memory/device_mib": "Most memory held by tensors on the GPU, MiB",

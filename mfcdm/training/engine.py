@@ -240,15 +240,17 @@ class Trainer:
 
     def _conclude(self, values: dict[str, float], scores: Scores | None, validated: bool) -> None:
         """Hand on the record and the clouds of a step, and write a checkpoint where one is due."""
-        if values and self.judge.unfinished is None:  # one record a step, whatever it holds
-            self.loggers.log(self.step, values)
-        picture = self.folder / "samples" / f"step-{self.step:08d}.png"
-        if self.processes.is_first and scores is not None and self.judge.draw(picture, scores):
-            self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
+        with self.vitals.stage("record"):
+            if values and self.judge.unfinished is None:  # one record a step, whatever it holds
+                self.loggers.log(self.step, values)
+            picture = self.folder / "samples" / f"step-{self.step:08d}.png"
+            if self.processes.is_first and scores is not None and self.judge.draw(picture, scores):
+                self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
         due = validated or self.step % self.options.checkpoint_every == 0
         if due and not (self.ended() or self.stopping):  # `run` writes the last one
             try:
-                self.save()
+                with self.vitals.stage("checkpoint"):
+                    self.save()
             except ConnectionError:
                 raise
             except OSError as error:  # later ones may find room

@@ -47,7 +47,7 @@ class ValidationOptions:
     every: float = 0.2
     num_clouds: int = 32
     num_steps: int = 50
-    patience: int = 5
+    patience: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
@@ -70,6 +70,18 @@ class ValidationOptions:
             return step % int(self.every) == 0
         # 0.6 / 0.2 rounds to just below 3; a share that is reached but for rounding is reached.
         return math.floor(after / self.every + 1e-9) > math.floor(before / self.every + 1e-9)
+
+    def ahead(self, step: int, share: float, max_steps: int | None) -> int:
+        """Validations still to come after `step` steps, a share of the run, if none is left out; the last ends it.
+
+        Where `every` is a number of steps and their number is not known, only the last one counts.
+        """
+        if share >= 1.0:
+            return 0
+        if self.every < 1:
+            return math.ceil(1.0 / self.every - 1e-9) - math.floor(share / self.every + 1e-9)
+        whole = int(self.every)
+        return 1 if max_steps is None else -(-max_steps // whole) - step // whole
 
 
 @dataclass(frozen=True)
