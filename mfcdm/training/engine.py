@@ -23,6 +23,7 @@ from mfcdm.training import saving
 from mfcdm.training.audience import Audience
 from mfcdm.training.batches import Batches
 from mfcdm.training.branching import branching_trainer, check_branching
+from mfcdm.training.branching_error import BranchingWatch
 from mfcdm.training.ema import EMA
 from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
@@ -135,6 +136,7 @@ class Trainer:
         self.processes.copy_first(self.raw)
         self.ema = EMA(self.raw, options.ema_decay)
         self.branching = branching_trainer(branching, objective, batches, options, self.fabric)
+        self.branching_watch = BranchingWatch(branching, objective, batches, self.processes)
         self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
         self.refusals, self.vitals = Refusals(), Vitals()
@@ -187,7 +189,7 @@ class Trainer:
             if self._is_to_stop() or self.ended() or self.step % self.options.log_every == 0:
                 now = self.clock()
                 took, made = now - recorded_at, self.step - recorded_step
-                values |= record.flush() | self.branching.flush()
+                values |= record.flush() | self.branching.flush() | self.branching_watch.flush()
                 values |= {"learning_rate": self.learning_rate(), "steps_per_second": made / took}
                 values |= self.vitals.flush(self.raw, took) | {"seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
