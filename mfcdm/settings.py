@@ -66,6 +66,8 @@ class SampleKeys:
     batch_size: int
     device: str
     compile: bool
+    devices: int | None
+    num_nodes: int | None
     trust: bool
 
 
@@ -123,7 +125,8 @@ def check_numbers(config: Group) -> None:
     Raises:
         ValueError: a sentence that names the key and its value.
     """
-    for key, least in (("num_clouds", 1), ("batch_size", 1), ("num_pictured", 0), ("num_real", 0)):
+    least_ones = {"num_clouds": 1, "batch_size": 1, "devices": 1, "num_nodes": 1, "num_pictured": 0, "num_real": 0}
+    for key, least in least_ones.items():
         if key in config and config[key] < least:
             raise ValueError(f"{key} must be >= {least}, got {key}={config[key]}")
     if not 0 <= config["seed"] < MAX_SEED:

@@ -115,7 +115,7 @@ def prepare(start: Start, crew: Crew | None = None) -> Prepared:
         ValueError: if a key, the data or the checkpoint does not fit.
     """
     crew, (options, _) = crew or Crew(), read_options(start.config)
-    crew.find(options)
+    crew.find(options.machine)
     material = read_material(start) if crew.starts_others else None
     crew.launch()
     start = crew.processes.objects(start)[0]  # a folder may be named after the time

@@ -28,7 +28,7 @@ from mfcdm.training.ema import EMA
 from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
 from mfcdm.training.optimizers import build_optimizers
-from mfcdm.training.options import TrainerOptions
+from mfcdm.training.options import Machine, TrainerOptions
 from mfcdm.training.processes import Processes
 from mfcdm.training.progress import Observer, Progress
 from mfcdm.training.record import LossRecord
@@ -47,7 +47,7 @@ class Replicas(DDPStrategy):
         return module
 
 
-def fabric_of(options: TrainerOptions) -> Fabric:
+def fabric_of(machine: Machine) -> Fabric:
     """Devices and precision, not launched yet; with more than one process it knows which one this is.
 
     Raises:
@@ -62,17 +62,14 @@ def fabric_of(options: TrainerOptions) -> Fabric:
             started = cluster().world_size()
         except RuntimeError as error:  # settings of the job that lightning refuses
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-        if started != options.num_processes:
-            raise ValueError(
-                f"{name} has started {counted(started, 'process', 'processes')}, but trainer.devices="
-                f"{options.devices or 1} times trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
-            )
+        if started != machine.num_processes:
+            raise ValueError(f"{name} has started {counted(started, 'process', 'processes')}, but {machine}")
     return Fabric(
-        accelerator=options.accelerator,
-        strategy=Replicas() if options.num_processes > 1 else "auto",
-        devices=options.devices or 1,
-        num_nodes=options.num_nodes or 1,
-        precision=options.precision,
+        accelerator=machine.accelerator,
+        strategy=Replicas() if machine.num_processes > 1 else "auto",
+        devices=machine.devices or 1,
+        num_nodes=machine.num_nodes or 1,
+        precision=machine.precision,
     )
 
 
@@ -125,7 +122,7 @@ class Trainer:
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
         check_branching(branching, objective, batches.clouds)
         if fabric is None:
-            fabric = fabric_of(options)
+            fabric = fabric_of(options.machine)
             fabric.launch()
         self.fabric, self.folder, self.processes = fabric, folder, Processes(fabric)
         self.batches = replace(batches, part=(self.processes.rank, self.processes.count))

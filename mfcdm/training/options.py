@@ -12,6 +12,34 @@ Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a command's processes run on.
+
+    Args:
+        accelerator: "auto", "cpu" or "cuda".
+        devices: processes on each node, one for each GPU where there are GPUs; None for 1.
+        num_nodes: machines; None for 1.
+        precision: of Fabric.
+        keys: begins the names of the keys that say so, for complaints.
+    """
+
+    accelerator: str
+    devices: int | None = None
+    num_nodes: int | None = None
+    precision: Precision = "32-true"
+    keys: str = ""
+
+    @property
+    def num_processes(self) -> int:
+        """How many work together."""
+        return (self.devices or 1) * (self.num_nodes or 1)
+
+    def __str__(self) -> str:
+        devices, nodes = self.devices or 1, self.num_nodes or 1
+        return f"{self.keys}devices={devices} times {self.keys}num_nodes={nodes} is {self.num_processes}"
+
+
+@dataclass(frozen=True)
 class TrainerOptions:
     """How to train, without what.
 
@@ -87,9 +115,14 @@ class TrainerOptions:
             )
 
     @property
+    def machine(self) -> Machine:
+        """What the run's processes run on."""
+        return Machine(self.accelerator, self.devices, self.num_nodes, self.precision, "trainer.")
+
+    @property
     def num_processes(self) -> int:
         """How many train together."""
-        return (self.devices or 1) * (self.num_nodes or 1)
+        return self.machine.num_processes
 
     @property
     def num_parts(self) -> int:

@@ -8,7 +8,7 @@ from matplotlib.image import imread as read_png
 
 from mfcdm import checkpoint
 from mfcdm.commands.data import clouds_to_show
-from mfcdm.commands.sample import draw
+from mfcdm.commands.drawing import draw
 from mfcdm.datasets import ParametricShapes
 from mfcdm.generate import generate
 from mfcdm.samplers import Langevin
