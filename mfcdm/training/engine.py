@@ -35,7 +35,7 @@ from mfcdm.training.record import LossRecord
 from mfcdm.training.refusals import Refusals
 from mfcdm.training.stepping import take_step
 from mfcdm.training.validation import Scores, Validation
-from mfcdm.training.vitals import Vitals
+from mfcdm.training.vitals import STAGES, Vitals
 from mfcdm.wording import counted
 
 
@@ -136,7 +136,7 @@ class Trainer:
         self.branching_watch = BranchingWatch(branching, objective, batches, self.processes)
         self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
-        self.refusals, self.vitals = Refusals(), Vitals()
+        self.refusals, self.vitals = Refusals(), Vitals(stages=STAGES)
         self.stopping, self._asked_to_stop = False, False
         self._begun = 0.0
 
