@@ -2,21 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import get_ident
 from typing import Any, TypeVar
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mfcdm.build import build
 from mfcdm.checkpoint_text import one_line, parsed, read_plain, shown
+from mfcdm.outline import outline_of
 
 T = TypeVar("T")
 
@@ -247,11 +245,9 @@ def fault(folder: Path) -> str | None:
 def filled(config: dict[str, Any], kind: type[T], tensors: Tensors, place: Path, trust: bool) -> T:
     """Build a part of the model, with its weights where it has any; `place` is named where they do not fit."""
     if not trust:  # sizes are compared where they take no memory: a hostile width is refused, not allocated
-        try:
-            with torch.device("meta"), _no_more_weights(tensors):
-                outline = build(config, kind)
-        except RuntimeError as error:  # sizes that not even torch can count
-            raise ValueError(one_line(error)) from error
+        there = len(tensors.outline()) if tensors.there() else 0
+        most = 2 * there + MORE_WEIGHTS
+        outline = outline_of(config, kind, most, f"it has more than {most} weights, but {tensors.path} has {there}")
         _fill(outline, tensors, place, Tensors.outline)
     made = build(config, kind, trust=trust)
     _fill(made, tensors, place, Tensors.read)
@@ -264,29 +260,6 @@ def _fill(part: object, tensors: Tensors, place: Path, take: Callable[[Tensors],
     if part.state_dict() and not tensors.there():
         raise tensors.missing()
     load_weights(part, take(tensors) if tensors.there() else {}, place)
-
-
-@contextmanager
-def _no_more_weights(tensors: Tensors) -> Iterator[None]:
-    """Refuse, within the block, a part that goes on making weights when it has far more than a file has tensors.
-
-    A billion blocks take no memory on the device meta, but would take days.
-    """
-    made, thread = 0, get_ident()
-    there = len(tensors.outline()) if tensors.there() else 0
-    most = 2 * there + MORE_WEIGHTS
-
-    def count(*_: object) -> None:
-        nonlocal made
-        made += get_ident() == thread
-        if made > most:
-            raise ValueError(f"it has more than {most} weights, but {tensors.path} has {there}")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: Path) -> None:

@@ -10,12 +10,15 @@ from torch import nn
 
 from mfcdm.datasets import Clouds
 from mfcdm.datasets.clouds import Scheme
+from mfcdm.datasets.memory import check_fits
+from mfcdm.outline import outline_of
 from mfcdm.subdivision import Subdivision
 from mfcdm.wording import counted
 
 Group = Mapping[str, Any]
 
 MAX_SEED = 2**63  # torch takes seeds below it
+MOST_WEIGHTS = 5_000  # tensors of a network; ours have about twenty a block
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class SampleKeys:
     batch_size: int
     device: str
     compile: bool
+    devices: int | None
+    num_nodes: int | None
     trust: bool
 
 
@@ -123,7 +128,8 @@ def check_numbers(config: Group) -> None:
     Raises:
         ValueError: a sentence that names the key and its value.
     """
-    for key, least in (("num_clouds", 1), ("batch_size", 1), ("num_pictured", 0), ("num_real", 0)):
+    least_ones = {"num_clouds": 1, "batch_size": 1, "devices": 1, "num_nodes": 1, "num_pictured": 0, "num_real": 0}
+    for key, least in least_ones.items():
         if key in config and config[key] < least:
             raise ValueError(f"{key} must be >= {least}, got {key}={config[key]}")
     if not 0 <= config["seed"] < MAX_SEED:
@@ -134,6 +140,19 @@ def check_numbers(config: Group) -> None:
     sizes = [] if wanted is None else [wanted] if isinstance(wanted, int) else wanted
     if wanted == [] or any(size < 1 for size in sizes):
         raise ValueError(f"num_particles must be one or more whole numbers >= 1, got num_particles={wanted}")
+
+
+def check_extent(name: str, config: dict[str, Any], kind: type) -> None:
+    """Refuse a part of a stranger's model that could not be built, before that is tried.
+
+    Raises:
+        MemoryError: if its weights would fill more than half of the memory.
+        ValueError: if it would have more of them than any network has, or its configuration is refused.
+    """
+    part: object = outline_of(config, kind, MOST_WEIGHTS, f"{name} would have more than {MOST_WEIGHTS} weights")
+    if isinstance(part, nn.Module):
+        size = sum(weight.numel() * weight.element_size() for weight in part.parameters())
+        check_fits(size, f"the weights of {name}", "; make it smaller")
 
 
 def check_steps(setting: str, num_steps: int, subdivision: Subdivision) -> None:

@@ -21,6 +21,7 @@ LAYERS = (
     "atomic",
     "randomness",
     "build",
+    "outline",
     "sde",
     "subdivision",
     "interaction",

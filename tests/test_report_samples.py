@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mfcdm.datasets import Clouds
+from mfcdm.datasets import Clouds, MappedArchive, MappedClouds
 from mfcdm.metrics import pairwise
-from mfcdm.report.nearest import NUM_CANDIDATES, _samplings, matches
+from mfcdm.report import nearest
+from mfcdm.report.nearest import NUM_CANDIDATES, _rows, matches
 from mfcdm.report.samples import Samples, pairs
+from tests.datasets.mapped_archives import EQUAL, Made, written
 from tests.report_pages import page_of, shapes, training, write_run, write_samples
 
 
@@ -30,9 +32,15 @@ def test_each_sample_is_beside_the_shape_that_it_copies(tmp_path):
         assert len(pair["nearest"]["z"]) == 1024
 
 
+def samplings(clouds, index, size, seed):
+    """Two samplings of a training shape without common points."""
+    rows = _rows(clouds, index, seed)
+    return clouds.cloud(index, rows[:size]), clouds.cloud(index, rows[size : 2 * size])
+
+
 def test_few_shapes_are_all_compared():
     generated, clouds = list(shapes(4, 50, seed=3)), training(NUM_CANDIDATES, 40, seed=4)
-    drawn = torch.stack([_samplings(clouds, index, 20, seed=0)[0] for index in range(len(clouds))])
+    drawn = torch.stack([samplings(clouds, index, 20, seed=0)[0] for index in range(len(clouds))])
     found = matches([cloud[:20] for cloud in generated], clouds)
     expected = pairwise(torch.stack([cloud[:20] for cloud in generated]), drawn)
     assert [match.index for match in found] == expected.argmin(dim=1).tolist()
@@ -41,17 +49,33 @@ def test_few_shapes_are_all_compared():
 
 def test_a_copy_is_at_distance_nought_and_a_shape_is_not_its_own_neighbour():
     clouds = training(3, 9)
-    once, again = _samplings(clouds, 1, 4, seed=0)
+    once, again = samplings(clouds, 1, 4, seed=0)
     (match,) = matches([once], clouds)
     assert (match.index, match.distance, match.num_points) == (1, 0.0, 4)
     assert match.floor == pytest.approx(float(pairwise(once[None], again[None])))
-    others = [_samplings(clouds, index, 4, seed=0)[0] for index in (0, 2)]
+    others = [samplings(clouds, index, 4, seed=0)[0] for index in (0, 2)]
     assert match.neighbour == pytest.approx(float(pairwise(again[None], torch.stack(others)).min()))
 
 
 def test_a_single_shape_of_a_single_point_has_neither_neighbour_nor_floor():
     (match,) = matches([torch.zeros(5, 3)], Clouds.join([torch.ones(1, 3)]))
     assert (match.distance, match.neighbour, match.floor) == (6.0, None, None)  # |1 - 0|^2 = 3, from both sides
+
+
+def test_a_set_in_files_is_not_read_through(tmp_path, monkeypatch):
+    clouds, read, points = MappedClouds.over(written(tmp_path, Made(EQUAL))), [], MappedArchive.points
+    monkeypatch.setattr(nearest, "MAX_READ", 3 * 12 * EQUAL[0])  # bytes of three clouds
+
+    def noted(archive, index, rows=None):
+        read.append((index, EQUAL[0] if rows is None else len(rows)))
+        return points(archive, index, rows)
+
+    monkeypatch.setattr(MappedArchive, "points", noted)
+    found = matches([clouds.cloud(index) for index in (0, 4)], clouds)
+    assert [match.num_shapes for match in found] == [3, 3]
+    assert len({index for index, _ in read[2:]}) == 3
+    # one sampling of six points of each, and for each generated cloud a second one of its nearest
+    assert [count for _, count in read[2:]] == [6] * 5
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 3e5])

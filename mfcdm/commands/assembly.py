@@ -24,7 +24,15 @@ from mfcdm.datasets import Clouds, Normalization, rescaled
 from mfcdm.objective import MeanFieldScoreMatching
 from mfcdm.samplers import Sampler
 from mfcdm.sde import SDE
-from mfcdm.settings import TrainKeys, check_cardinality, check_device, check_numbers, check_steps, fitted_to
+from mfcdm.settings import (
+    TrainKeys,
+    check_cardinality,
+    check_device,
+    check_extent,
+    check_numbers,
+    check_steps,
+    fitted_to,
+)
 from mfcdm.subdivision import Subdivision
 from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
@@ -115,7 +123,7 @@ def prepare(start: Start, crew: Crew | None = None) -> Prepared:
         ValueError: if a key, the data or the checkpoint does not fit.
     """
     crew, (options, _) = crew or Crew(), read_options(start.config)
-    crew.find(options)
+    crew.find(options.machine)
     material = read_material(start) if crew.starts_others else None
     crew.launch()
     start = crew.processes.objects(start)[0]  # a folder may be named after the time
@@ -184,6 +192,9 @@ def build_parts(config: dict[str, Any], trust: bool) -> Parts:
     sampler = build(config["sampler"], Sampler, trust=trust)  # type: ignore[type-abstract]
     if config["num_pictured"]:
         check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, subdivision)
+    if not trust:  # a run of somebody else, whose sizes may be meant to exhaust the machine
+        check_extent("network", config["network"], nn.Module)
+        check_extent("branching", config["branching"], Branching)
     torch.manual_seed(config["seed"])
     network = build(config["network"], nn.Module, trust=trust)
     branching = build(config["branching"], Branching, trust=trust)  # type: ignore[type-abstract]

@@ -25,7 +25,8 @@ TASKS: dict[str, Callable[[Task, Path], None]] = {
     "interpolate": interpolated,
     "likelihood": weighed,
 }
-UNFIT = {"num_real": 0, "evaluate": None}  # keys of free samples alone, and what they are when nobody asks
+# Keys of free samples alone, and what they are when nobody asks.
+UNFIT = {"num_real": 0, "evaluate": None, "devices": None, "num_nodes": None}
 
 
 def chosen_task(config: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Several processes that train one run, from the command's side: who speaks, what stops them, and how they end."""
+"""Several processes of one command, from the command's side: who speaks, what stops them, and how they end."""
 
 import json
 import os
@@ -17,14 +17,14 @@ import torch
 from mfcdm.atomic import whole
 from mfcdm.commands.interrupts import NAMES, Interrupts
 from mfcdm.training.engine import fabric_of, is_started_elsewhere
-from mfcdm.training.options import TrainerOptions
+from mfcdm.training.options import Machine
 from mfcdm.training.processes import ALONE, Processes
 
 LAST_WORDS = 60.0  # seconds that the other processes get to end
 
 
 class Crew:
-    """The processes of a run; the first one speaks for all.
+    """The processes of a command; the first one speaks for all.
 
     Before `launch` a process knows of others from the environment alone, and has mistakes of its own; those that come
     after it are everybody's.
@@ -44,16 +44,16 @@ class Crew:
         """Whether this is the process that writes and speaks."""
         return self.processes.is_first if self._launched else self._rank == 0
 
-    def find(self, options: TrainerOptions) -> None:
+    def find(self, machine: Machine) -> None:
         """Look for the devices.
 
         Raises:
             ValueError: if they do not fit what has started this process.
         """
-        self.fabric = fabric_of(options)
-        if options.num_processes > 1 and self.starts_others and {"-m", "--multirun"} & set(sys.argv[1:]):
+        self.fabric = fabric_of(machine)
+        if machine.num_processes > 1 and self.starts_others and {"-m", "--multirun"} & set(sys.argv[1:]):
             raise ValueError(
-                f"a multirun trains in one process, and trainer.devices={options.devices or 1} asks for several; "
+                f"a multirun works in one process, and {machine.keys}devices={machine.devices or 1} asks for several; "
                 "hydra/launcher=submitit_slurm gives each run its own, or start one command a run"
             )
 

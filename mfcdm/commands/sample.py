@@ -1,8 +1,8 @@
 """sample.py: draw clouds from a checkpoint."""
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ from mfcdm.build import build, check_arguments
 from mfcdm.commands.classes import chosen_labels, class_names, in_turn, title
 from mfcdm.commands.comparison import Comparison, recorded_run
 from mfcdm.commands.conditioned import chosen_task, conditioned_run
-from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.console import say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
+from mfcdm.commands.drawing import draw, in_words
 from mfcdm.commands.fetched import checkpoint_folder
 from mfcdm.commands.files import grid, write_ply, write_samples
+from mfcdm.commands.processes import Crew
 from mfcdm.commands.scoring import Opened, read_protocol
 from mfcdm.evaluation import Protocol
-from mfcdm.generate import generate
 from mfcdm.networks import compiled
 from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
+from mfcdm.training.options import Machine
+from mfcdm.training.processes import ALONE, Processes
 from mfcdm.visualize import draw_clouds
 from mfcdm.wording import counted
 
@@ -43,89 +46,118 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
     _free_run({**config, "num_clouds": config["num_clouds"] or NUM_CLOUDS}, folder, device, protocol)
 
 
-def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Protocol) -> None:
-    """Draw clouds; score them where a file to compare with is given."""
-    with warnings_as_lines():
-        source = checkpoint_folder(config["checkpoint"], folder)
-        model = checkpoint.load(source, device, trust=config["trust"])
-        if config["compile"]:
-            model = replace(model, network=compiled(model.network))
-        sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
-        check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
-        sizes = _sizes(config["num_particles"], model)
-        guidance = config["guidance"]
-        labels = in_turn(chosen_labels(model, config["class"], guidance), config["num_clouds"])
-        rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"], labels)
-        comparison = _comparison(config, protocol, device, source)
-        if comparison is not None:
-            comparison.check(model, config["num_clouds"], sizes)
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
-        seed, batch_size = config["seed"], config["batch_size"]
-        clouds = draw(model, sampler, config["num_clouds"], sizes, seed, batch_size, labels, guidance)
-    write_samples(folder / "samples.npz", clouds, labels)
-    for index, cloud in enumerate(clouds):
-        write_ply(folder / f"sample-{index:04d}.ply", cloud)
-    generated, first = grid(clouds), title(class_names(model), labels, guidance)
-    draw_clouds(folder / "samples.png", generated + rows, [first, *[""] * (len(generated) - 1), *titles])
-    made = f"{counted(len(clouds), 'cloud')} of {_in_words(sizes)}"
-    say(f"{made}: {folder / 'samples.npz'}, {folder / 'samples.png'}")
-    if comparison is not None:
-        comparison.finish(folder)
-
-
-def draw(
-    model: checkpoint.Checkpoint,
-    sampler: Sampler,
-    num_clouds: int,
-    num_particles: Sequence[int],
-    seed: int,
-    batch_size: int,
-    labels: Sequence[int] = (),
-    guidance: float = 1.0,
-) -> list[Tensor]:
-    """Clouds (N_i, D) on the CPU, in the data's coordinates, with a progress bar.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn, once all is read and checked.
 
     Args:
+        source: of the checkpoint.
         model: to draw from.
         sampler: with its number of steps.
-        num_clouds: B.
-        num_particles: cardinalities, which the clouds take in turn: N_i = num_particles[i mod their number].
-        seed: cloud i depends on (seed, i), N_i and its label alone.
-        batch_size: clouds drawn together, of one cardinality.
-        labels: one a cloud, or none for clouds without a label.
-        guidance: towards the labels.
+        sizes: cardinalities, which the clouds take in turn.
+        labels: one a cloud, or none.
+        rows: of real clouds, for the picture.
+        titles: of those rows.
+        comparison: with a file, None for none.
     """
-    turns = len(num_particles)
-    clouds: dict[int, Tensor] = {}
-    work = float(sum(num_particles[index % turns] for index in range(num_clouds)))
-    done, pace = 0.0, Pace()
-    with Meter(f"sampling {counted(num_clouds, 'cloud')} of {_in_words(num_particles)}") as meter:
-        for turn, size in enumerate(num_particles[:num_clouds]):
-            indices = range(turn, num_clouds, turns)
 
-            def progress(step: int, total: int, done: float = done, part: float = size * len(indices)) -> None:
-                share = (done + part * step / total) / work
-                speed = pace.add(share, time.monotonic())
-                meter.show(share, seconds_left=(1 - share) / speed if speed > 0 else None)
+    source: Path
+    model: checkpoint.Checkpoint
+    sampler: Sampler
+    sizes: Sequence[int]
+    labels: Sequence[int]
+    rows: list[list[Tensor]]
+    titles: list[str]
+    comparison: Comparison | None
 
-            x = generate(
-                model.network,
-                model.sde,
-                sampler,
-                model.subdivision,
-                model.branching,
-                num_clouds=len(indices),
-                num_particles=size,
-                label=torch.tensor([labels[index] for index in indices]) if labels else None,
-                guidance=guidance,
-                seed=seed,
-                batch_size=batch_size,
-                indices=indices,
-                progress=progress,
-            )
-            clouds |= zip(indices, model.normalization.undo(x).cpu(), strict=True)
-            done += size * len(indices)
-    return [clouds[index] for index in range(num_clouds)]
+
+def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Protocol) -> None:
+    """Draw clouds, in as many processes as are asked for; score them where a file to compare with is given."""
+    machine = machine_of(config, device)
+    if machine.num_processes > 1:
+        plan = _run_together(machine, config, folder, device, protocol)
+    else:
+        with warnings_as_lines():
+            plan = _planned(config, checkpoint_folder(config["checkpoint"], folder), device, protocol)
+            folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where it cannot be
+            clouds = _drawn(plan, config)
+        _write(plan, clouds, config, folder)
+    if plan is not None and plan.comparison is not None:
+        plan.comparison.finish(folder)
+
+
+def _run_together(
+    machine: Machine, config: dict[str, Any], folder: Path, device: str, protocol: Protocol
+) -> Plan | None:
+    """Draw and write clouds with several processes, of which all but the first have ended then; its plan."""
+    crew, plan = Crew(), None
+    with crew.one_voice(), warnings_as_lines() if crew.is_first else nullcontext():
+        crew.find(machine)
+        if crew.starts_others:  # a mistake is then this process' own alone
+            plan = _planned(config, checkpoint_folder(config["checkpoint"], folder), device, protocol)
+        crew.launch()
+        early, processes = plan, crew.processes
+        source = processes.by_first(
+            lambda: checkpoint_folder(config["checkpoint"], folder) if early is None else early.source
+        )
+        with processes.together():
+            plan = early or _planned(config, source, str(processes.device), protocol)
+        processes.by_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+        clouds = _drawn(plan, config, processes)
+        processes.by_first(lambda: _write(plan, clouds, config, folder))  # a process that ends removes an empty folder
+    return plan if crew.is_first else None
+
+
+def machine_of(config: Mapping[str, Any], device: str) -> Machine:
+    """What clouds are drawn on.
+
+    Args:
+        config: with the keys devices and num_nodes.
+        device: "cpu", "cuda" or, for one process alone, "cuda:1".
+
+    Raises:
+        ValueError: if there are not so many devices.
+    """
+    kind, _, index = device.partition(":")
+    machine = Machine(kind, config["devices"], config["num_nodes"])
+    if machine.num_processes > 1 and index:
+        raise ValueError(f"device={device} names one device, and {machine}; device={kind} leaves the choice open")
+    if kind == "cuda" and (machine.devices or 1) > torch.cuda.device_count():
+        raise ValueError(f"devices={machine.devices}: torch sees {counted(torch.cuda.device_count(), 'CUDA device')}")
+    return machine
+
+
+def _planned(config: dict[str, Any], source: Path, device: str, protocol: Protocol) -> Plan:
+    """Read and check everything; nothing is drawn or written yet."""
+    model = checkpoint.load(source, device, trust=config["trust"])
+    if config["compile"]:
+        model = replace(model, network=compiled(model.network))
+    sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
+    check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
+    sizes = _sizes(config["num_particles"], model)
+    labels = in_turn(chosen_labels(model, config["class"], config["guidance"]), config["num_clouds"])
+    rows, titles = _real_rows(model, config["num_real"], max(sizes), config["trust"], labels)
+    comparison = _comparison(config, protocol, device, source)
+    if comparison is not None:
+        comparison.check(model, config["num_clouds"], sizes)
+    return Plan(source, model, sampler, sizes, labels, rows, titles, comparison)
+
+
+def _drawn(plan: Plan, config: dict[str, Any], processes: Processes = ALONE) -> list[Tensor]:
+    count, seed, batch_size = (config[key] for key in ("num_clouds", "seed", "batch_size"))
+    parts = plan.model, plan.sampler, count, plan.sizes, seed, batch_size
+    return draw(*parts, plan.labels, config["guidance"], processes)
+
+
+def _write(plan: Plan, clouds: list[Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Write the clouds, and a picture of them."""
+    write_samples(folder / "samples.npz", clouds, plan.labels)
+    for index, cloud in enumerate(clouds):
+        write_ply(folder / f"sample-{index:04d}.ply", cloud)
+    generated, first = grid(clouds), title(class_names(plan.model), plan.labels, config["guidance"])
+    titles = [first, *[""] * (len(generated) - 1), *plan.titles]
+    draw_clouds(folder / "samples.png", generated + plan.rows, titles)
+    say(f"{in_words(len(clouds), plan.sizes)}: {folder / 'samples.npz'}, {folder / 'samples.png'}")
 
 
 def _real_rows(
@@ -158,7 +190,3 @@ def _comparison(config: dict[str, Any], protocol: Protocol, device: str, source:
         return None
     reference = Opened.at(config["evaluate"], config["reference_split"] or protocol.split)
     return Comparison(reference, protocol, device, recorded_run(source) if config["log_scores"] else None)
-
-
-def _in_words(sizes: Sequence[int]) -> str:
-    return ", ".join([*map(str, sizes[:-1]), counted(sizes[-1], "point")])

@@ -1,23 +1,23 @@
 """train.py: train a network, or go on with a run."""
 
 import shlex
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mfcdm import checkpoint
 from mfcdm.commands.assembly import Prepared, Start, find_start, on_machine, open_loggers, prepare
 from mfcdm.commands.classes import class_names, in_turn, title
-from mfcdm.commands.console import Meter, Pace, say, warnings_as_lines
+from mfcdm.commands.console import Meter, say, warnings_as_lines
 from mfcdm.commands.data import of_classes
+from mfcdm.commands.drawing import draw
 from mfcdm.commands.files import describe, grid, write_samples
+from mfcdm.commands.forecast import Outlook
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.reporting import try_report
-from mfcdm.commands.sample import draw
-from mfcdm.training.options import TrainerOptions
-from mfcdm.training.progress import Progress
 from mfcdm.visualize import draw_clouds
 
 
@@ -54,11 +54,16 @@ def _trained(run: Prepared, crew: Crew) -> tuple[str | None, int]:
             with interrupts:
                 last = _train(run)
             interrupted, code = crew.caught(interrupts)
+            if crew.is_first:
+                say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
+                if (shown := trainer.judge.summary()) is not None:
+                    say(shown)
+            pictured = run.start.config["num_pictured"] and interrupted is None
+            drawn = _drawn(run, last, crew) if pictured else None
             if not crew.is_first:
                 return interrupted, code
-            say(f"trained {trainer.step} steps in {trainer.seconds / 60:.1f} minutes: {last}")
-            if run.start.config["num_pictured"] and interrupted is None:
-                _picture(checkpoint.load(last, trust=run.start.trust), run)
+            if drawn is not None:
+                _picture(drawn, run)
             failed = interrupted is not None
         finally:
             trainer.loggers.close(failed)
@@ -98,42 +103,43 @@ def _train(run: Prepared) -> Path:
     if not trainer.processes.is_first:
         return trainer.run()
     with Meter("training") as meter:
-        return trainer.run(_observer(meter, trainer.options))
+        return trainer.run(Outlook(meter, trainer.judge))
 
 
-def _observer(meter: Meter, options: TrainerOptions) -> Callable[[Progress], None]:
-    """Shows each step: speed over the recent ones, and what is left to the bound."""
-    pace = Pace()
-    left: float | None = None
+@dataclass(frozen=True)
+class _Drawn:
+    """Clouds for the picture.
 
-    def observe(now: Progress) -> None:
-        nonlocal left
-        if now.validated is not None:
-            meter.show(now.share, f"step {now.step}  validating {now.validated:.0%}", left)
-            pace.clear()
-            return
-        speed = pace.add(now.step, now.seconds)
-        left = options.seconds_left(now.step, now.seconds, speed)
-        text = f"step {now.step}  level {now.level}  loss {now.loss:.3f}  {speed:.1f} steps/s"
-        meter.show(now.share, text, left)
+    Args:
+        model: that they are drawn from.
+        clouds: (N, D) each.
+        labels: one a cloud, or none; they take the network's classes in turn.
+    """
 
-    return observe
+    model: checkpoint.Checkpoint
+    clouds: list[Tensor]
+    labels: list[int]
 
 
-def _picture(model: checkpoint.Checkpoint, run: Prepared) -> None:
-    """samples/ and a picture of generated clouds above real ones; they take the network's classes in turn."""
-    trainer = run.trainer
-    folder, count, seed = trainer.folder, trainer.config["num_pictured"], trainer.config["seed"]
-    num_particles = model.subdivision.cardinalities[-1]
-    names = class_names(model)
-    labels = in_turn(range(len(names)), count)
-    generated = draw(model, run.sampler, count, [num_particles], seed, batch_size=count, labels=labels)
+def _drawn(run: Prepared, last: Path, crew: Crew) -> _Drawn:
+    """Clouds of the last checkpoint, of which each process draws its share."""
+    count, seed = run.trainer.config["num_pictured"], run.trainer.config["seed"]
+    with crew.processes.together():
+        model = checkpoint.load(last, crew.processes.device, trust=run.start.trust)
+    sizes, labels = [model.subdivision.cardinalities[-1]], in_turn(range(len(class_names(model))), count)
+    parts = model, run.sampler, count, sizes, seed
+    return _Drawn(model, draw(*parts, batch_size=count, labels=labels, processes=crew.processes), labels)
+
+
+def _picture(drawn: _Drawn, run: Prepared) -> None:
+    """samples/ and a picture of generated clouds above real ones."""
+    folder, num_particles = run.trainer.folder, drawn.model.subdivision.cardinalities[-1]
     (folder / "samples").mkdir(exist_ok=True)
-    write_samples(folder / "samples" / "samples.npz", generated, labels)
-    rows = grid(generated)
-    real = grid([cloud[:num_particles] for cloud in of_classes(run.clouds, labels, count)])
-    titles = [title(names, labels), *[""] * (len(rows) - 1), "training data"]
-    path = draw_clouds(folder / "samples.png", rows + real, titles)
-    for logger in trainer.loggers:
-        logger.clouds(trainer.step, "final", generated, path)
+    write_samples(folder / "samples" / "samples.npz", drawn.clouds, drawn.labels)
+    rows = grid(drawn.clouds)
+    real = of_classes(run.clouds, drawn.labels, len(drawn.clouds))
+    titles = [title(class_names(drawn.model), drawn.labels), *[""] * (len(rows) - 1), "training data"]
+    path = draw_clouds(folder / "samples.png", rows + grid([cloud[:num_particles] for cloud in real]), titles)
+    for logger in run.trainer.loggers:
+        logger.clouds(run.trainer.step, "final", drawn.clouds, path)
     say(f"picture: {path}")

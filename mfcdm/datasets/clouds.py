@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mfcdm.datasets.memory import check_fits
+from mfcdm.datasets.memory import check_fits, memory
 from mfcdm.datasets.moments import Moments
 from mfcdm.wording import counted
 
@@ -52,8 +52,14 @@ class Clouds:
 
         Raises:
             ValueError: if it is empty, or a cloud is empty, not (N, D), not finite, or of another dimension.
+            MemoryError: as soon as the clouds would fill more than half of the machine's memory.
         """
-        items = [dataset[index] for index in range(len(dataset))]
+        items, size, most = [], 0, memory() // 2
+        for index in range(len(dataset)):
+            items.append(dataset[index])
+            size += 4 * torch.as_tensor(items[-1]["x"]).numel()
+            if size > most:
+                check_fits(size, f"the first {index + 1} of {len(dataset)} clouds")
         points = [torch.as_tensor(item["x"]) for item in items]
         labels = [item.get("label") for item in items]
         source = getattr(dataset, "source", None)

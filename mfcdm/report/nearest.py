@@ -12,6 +12,7 @@ from mfcdm.randomness import cloud_generators
 
 MAX_POINTS = 512  # of each cloud that are compared
 MAX_SHAPES = 20_000  # training shapes among which the nearest is looked for
+MAX_READ = 2**30  # bytes of them: a set that lies in files, as it is larger than memory, is not read through
 NUM_CANDIDATES = 32  # of them whose distance is computed
 NUM_FREQUENCIES, BANDWIDTH = 64, 0.2  # of the screening; the bandwidth in standard deviations of all points
 
@@ -49,7 +50,7 @@ def matches(generated: Sequence[Tensor], training: Clouds, seed: int = 0) -> lis
         |E exp(i w.x) - E exp(i w.y)|,   w ~ N(0, I / bandwidth^2),
 
     an estimate of the maximum mean discrepancy of the two clouds: it is near 0 for a copy, and costs a hundredth. Of
-    more than 20,000 training shapes a random subset is looked through.
+    more than 20,000 training shapes, or more than 1 GiB of them, a random subset is looked through.
 
     Args:
         generated: clouds (N_i, D).
@@ -67,21 +68,26 @@ def matches(generated: Sequence[Tensor], training: Clouds, seed: int = 0) -> lis
     _, fewest = training.smallest
     size = min(MAX_POINTS, max(1, fewest // 2), *(len(cloud) for cloud in generated))
     (generator,) = cloud_generators(seed, [0], FREQUENCIES)
-    looked = torch.randperm(len(training), generator=generator)[:MAX_SHAPES].sort().values.tolist()
-    shapes = torch.stack([_samplings(training, index, size, seed)[0] for index in looked])  # (S, size, D)
+    most = max(1, min(MAX_SHAPES, MAX_READ // (4 * training.x[0].numel())))
+    looked = torch.randperm(len(training), generator=generator)[:most].sort().values.tolist()
+    shapes = torch.stack(
+        [training.cloud(index, _rows(training, index, seed)[:size]) for index in looked]
+    )  # (S, size, D)
     embed = _Embedding(shapes, generator)
     screened = embed(shapes)
 
     def match(cloud: Tensor) -> Match:
         at, distance = _nearest(cloud, shapes, (embed(cloud[None]) - screened).norm(dim=1))
-        once, again = _samplings(training, looked[at], size, seed)
+        once, rows = shapes[at], _rows(training, looked[at], seed)
+        enough = len(rows) >= 2 * size  # for another sampling without common points
+        again = training.cloud(looked[at], rows[size : 2 * size]) if enough else once
         others = (embed(again[None]) - screened).norm(dim=1)
         others[at] = torch.inf
         return Match(
             index=looked[at],
             distance=distance,
             neighbour=_nearest(again, shapes, others)[1] if len(shapes) > 1 else None,
-            floor=float(pairwise(once[None], again[None])) if again is not once else None,
+            floor=float(pairwise(once[None], again[None])) if enough else None,
             num_points=size,
             num_shapes=len(shapes),
         )
@@ -95,12 +101,10 @@ def subset(cloud: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return cloud if len(cloud) <= size else cloud[torch.randperm(len(cloud), generator=generator)[:size]]
 
 
-def _samplings(training: Clouds, index: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Two subsets of a training shape without common points; twice the same where it has too few points."""
+def _rows(training: Clouds, index: int, seed: int) -> Tensor:
+    """The rows of a training shape in random order: two parts of them are samplings without common points."""
     count = training.x.shape[1] if training.lengths is None else int(training.lengths[index])
-    rows = torch.randperm(count, generator=cloud_generators(seed, [index], SHAPES)[0])
-    once = training.cloud(index, rows[:size])
-    return once, training.cloud(index, rows[size : 2 * size]) if count >= 2 * size else once
+    return torch.randperm(count, generator=cloud_generators(seed, [index], SHAPES)[0])
 
 
 def _nearest(cloud: Tensor, shapes: Tensor, screen: Tensor) -> tuple[int, float]:

@@ -13,7 +13,7 @@ from mfcdm.randomness import cloud_generators
 from mfcdm.training.augmentation import NO_CHANGE, Augmentation
 
 # Streams of `cloud_generators` for training: sampling uses stream 0, so a seed may be shared.
-NOISE, ORDER, BRANCHING, SUBSET, CHANGE = 1, 2, 6, 7, 8
+NOISE, ORDER, BRANCHING, SUBSET, CHANGE, BRANCHING_ERROR = 1, 2, 6, 7, 8, 9
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,7 @@
 """Training of a learned branching, beside the score network and on the same batches.
 
-Every fourth step draws a boundary tau_k at which the particles grow in number, N_{k-1} points of every cloud as parents
-and up to N_k others as fresh ones, each with noise of its own, and moves Psi down the gradient of
-
-    mean over the clouds of (D^2 - U / n)  /  mean over the clouds of U / n
-
-(`mfcdm.branching.energy`), n = N_k: 0 for fresh points, b - 1 for b copies of N_{k-1} fresh points, negative where the
-children fill the gaps of their parents better than chance. Both means are of one batch, and the lower one has no
-gradient: it brings all boundaries to one scale.
+Every fourth step draws a boundary at which the particles grow in number, and moves Psi down the gradient of its error
+there, without a push (`branching_error.py`).
 """
 
 import copy
@@ -19,12 +13,12 @@ from torch import Tensor, nn
 
 from mfcdm import checkpoint
 from mfcdm.branching import Branching, Learned
-from mfcdm.branching.energy import energy_excess, random_directions
 from mfcdm.datasets import Clouds
 from mfcdm.objective import MeanFieldScoreMatching
-from mfcdm.randomness import cloud_generators, random_subset, standard_normal
-from mfcdm.sde import per_cloud
+from mfcdm.randomness import Generators, cloud_generators
+from mfcdm.sde import SDE
 from mfcdm.training.batches import BRANCHING, Batches
+from mfcdm.training.branching_error import Boundary, BranchingError, boundaries_of
 from mfcdm.training.ema import EMA
 from mfcdm.training.optimizers import build_optimizers, load_moments, read_moments
 from mfcdm.training.options import TrainerOptions
@@ -34,8 +28,6 @@ from mfcdm.training.refusals import MAX_REFUSED
 # Steps of the score network for one of Psi, which so takes 7 % of the time with `small` at 2,048 points, and 14 % with
 # `tiny` at 512.
 EVERY = 4
-FRAMES = 2  # of D random directions each, in the energy distance of a step
-MIN_FRESH = 2  # points: their distance to each other is part of an energy distance
 
 
 class NothingToTrain:
@@ -86,9 +78,8 @@ class BranchingTrainer(NothingToTrain):
         options: TrainerOptions,
         fabric: Fabric,
     ) -> None:
-        self.sde, self.seed, self.options, self.fabric = objective.sde, batches.seed, options, fabric
-        self.processes = Processes(fabric)
-        self.boundaries = check_branching(rule, objective, batches.clouds)
+        self.seed, self.options, self.fabric, self.processes = batches.seed, options, fabric, Processes(fabric)
+        self.error = BranchingError(objective.sde, check_branching(rule, objective, batches.clouds), self.processes)
         self.raw = copy.deepcopy(rule).train()
         self.raw_optimizers = build_optimizers(self.raw, options.optimizer, options.learning_rate, options.weight_decay)
         self.module, *self.optimizers = fabric.setup(self.raw, *self.raw_optimizers)
@@ -132,24 +123,12 @@ class BranchingTrainer(NothingToTrain):
         self._energies.append(energy)
 
     def energy(self, batch: Clouds, generator: torch.Generator) -> Tensor:
-        """The loss of one batch at a random boundary, see the module's docstring.
+        """The loss of one batch at a random boundary."""
 
-        The mean over the processes is that of the whole batch, as the mean that it is divided by is.
-        """
-        boundary = int(torch.randint(len(self.boundaries), (), generator=generator))
-        t, num_parents, num_particles = self.boundaries[boundary]
-        num_clouds, num_points, dim = batch.x.shape
-        num_fresh = min(num_particles, self.processes.least(batch.smallest[1]) - num_parents)
-        with self.processes.together():
-            rows = self.processes.rows(generator, num_clouds)
-            drawn = random_subset(num_parents + num_fresh, num_clouds, num_points, rows, lengths=batch.lengths)
-            x_0 = batch.x.gather(1, drawn[..., None].expand(-1, -1, dim)).to(self.fabric.device)
-            mean, std = self.sde.marginal(x_0, x_0.new_full((num_clouds,), t))
-            noise = standard_normal(x_0.shape, rows, dtype=x_0.dtype, device=x_0.device)
-            parents, fresh = (mean + per_cloud(std, x_0) * noise).split((num_parents, num_fresh), dim=1)
-            made = self.module(parents, t, self.sde, num_particles, rows)
-            excess, of_fresh = energy_excess(made, fresh, random_directions(dim, FRAMES * dim, rows))
-        return excess.mean() / self.processes.gathered(of_fresh).mean()
+        def branch(x: Tensor, t: float, sde: SDE, num_particles: int, rows: Generators) -> tuple[Tensor, float]:
+            return self.module(x, t, sde, num_particles, rows), t
+
+        return self.error(branch, batch, generator)
 
     def flush(self) -> dict[str, float]:
         """The averages since the last call."""
@@ -192,33 +171,30 @@ class BranchingTrainer(NothingToTrain):
             warnings.warn(f"step {step + 1} skipped for the branching: a non-finite loss or gradient", stacklevel=2)
 
 
-def check_branching(
-    branching: Branching | None, objective: MeanFieldScoreMatching, clouds: Clouds
-) -> list[tuple[float, int, int]]:
-    """The boundaries (t, particles before, particles after) that a learned branching trains at; none for another.
+def check_branching(branching: Branching | None, objective: MeanFieldScoreMatching, clouds: Clouds) -> list[Boundary]:
+    """The boundaries that a learned branching trains at; none for another.
 
     Raises:
         ValueError: if no level grows, or the clouds do not fit.
     """
     if not isinstance(branching, Learned):
         return []
-    counts, times = objective.subdivision.cardinalities, objective.subdivision.times
-    grows = [k for k in range(1, len(counts)) if counts[k] > counts[k - 1]]
-    if not grows:
+    boundaries = boundaries_of(objective)
+    if not boundaries:
         raise ValueError(
             "branching=learned has nothing to learn: no level has more particles than the one before it; "
             "raise subdivision.num_levels, or take branching=renoise"
         )
     if branching.dim != clouds.x.shape[2]:
         raise ValueError(f"the clouds have dimension {clouds.x.shape[2]}, the branching {branching.dim}")
-    needed = max(counts[k - 1] for k in grows) + MIN_FRESH
+    needed = max(boundary.needed for boundary in boundaries)
     index, points = clouds.smallest
     if points < needed:
         raise ValueError(
             f"branching=learned compares with points that are no parents: cloud {index} has {points} points, and "
             f"{needed} are needed; lower subdivision.num_particles, or take branching=renoise"
         )
-    return [(times[k], counts[k - 1], counts[k]) for k in grows]
+    return boundaries
 
 
 def branching_trainer(

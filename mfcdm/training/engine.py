@@ -23,18 +23,19 @@ from mfcdm.training import saving
 from mfcdm.training.audience import Audience
 from mfcdm.training.batches import Batches
 from mfcdm.training.branching import branching_trainer, check_branching
+from mfcdm.training.branching_error import BranchingWatch
 from mfcdm.training.ema import EMA
 from mfcdm.training.judging import Judge
 from mfcdm.training.loggers import Logger
 from mfcdm.training.optimizers import build_optimizers
-from mfcdm.training.options import TrainerOptions
+from mfcdm.training.options import Machine, TrainerOptions
 from mfcdm.training.processes import Processes
 from mfcdm.training.progress import Observer, Progress
 from mfcdm.training.record import LossRecord
 from mfcdm.training.refusals import Refusals
 from mfcdm.training.stepping import take_step
 from mfcdm.training.validation import Scores, Validation
-from mfcdm.training.vitals import Vitals
+from mfcdm.training.vitals import STAGES, Vitals
 from mfcdm.wording import counted
 
 
@@ -46,7 +47,7 @@ class Replicas(DDPStrategy):
         return module
 
 
-def fabric_of(options: TrainerOptions) -> Fabric:
+def fabric_of(machine: Machine) -> Fabric:
     """Devices and precision, not launched yet; with more than one process it knows which one this is.
 
     Raises:
@@ -61,17 +62,14 @@ def fabric_of(options: TrainerOptions) -> Fabric:
             started = cluster().world_size()
         except RuntimeError as error:  # settings of the job that lightning refuses
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-        if started != options.num_processes:
-            raise ValueError(
-                f"{name} has started {counted(started, 'process', 'processes')}, but trainer.devices="
-                f"{options.devices or 1} times trainer.num_nodes={options.num_nodes or 1} is {options.num_processes}"
-            )
+        if started != machine.num_processes:
+            raise ValueError(f"{name} has started {counted(started, 'process', 'processes')}, but {machine}")
     return Fabric(
-        accelerator=options.accelerator,
-        strategy=Replicas() if options.num_processes > 1 else "auto",
-        devices=options.devices or 1,
-        num_nodes=options.num_nodes or 1,
-        precision=options.precision,
+        accelerator=machine.accelerator,
+        strategy=Replicas() if machine.num_processes > 1 else "auto",
+        devices=machine.devices or 1,
+        num_nodes=machine.num_nodes or 1,
+        precision=machine.precision,
     )
 
 
@@ -124,7 +122,7 @@ class Trainer:
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
         check_branching(branching, objective, batches.clouds)
         if fabric is None:
-            fabric = fabric_of(options)
+            fabric = fabric_of(options.machine)
             fabric.launch()
         self.fabric, self.folder, self.processes = fabric, folder, Processes(fabric)
         self.batches = replace(batches, part=(self.processes.rank, self.processes.count))
@@ -135,9 +133,10 @@ class Trainer:
         self.processes.copy_first(self.raw)
         self.ema = EMA(self.raw, options.ema_decay)
         self.branching = branching_trainer(branching, objective, batches, options, self.fabric)
+        self.branching_watch = BranchingWatch(branching, objective, batches, self.processes)
         self.step, self.seconds, self.saved_at = 0, 0.0, -1
         self.clock: Callable[[], float] = time.monotonic  # seconds, of which the run's minutes are made
-        self.refusals, self.vitals = Refusals(), Vitals()
+        self.refusals, self.vitals = Refusals(), Vitals(stages=STAGES)
         self.stopping, self._asked_to_stop = False, False
         self._begun = 0.0
 
@@ -187,7 +186,7 @@ class Trainer:
             if self._is_to_stop() or self.ended() or self.step % self.options.log_every == 0:
                 now = self.clock()
                 took, made = now - recorded_at, self.step - recorded_step
-                values |= record.flush() | self.branching.flush()
+                values |= record.flush() | self.branching.flush() | self.branching_watch.flush()
                 values |= {"learning_rate": self.learning_rate(), "steps_per_second": made / took}
                 values |= self.vitals.flush(self.raw, took) | {"seconds": self.seconds}
                 recorded_at, recorded_step = now, self.step
@@ -240,15 +239,17 @@ class Trainer:
 
     def _conclude(self, values: dict[str, float], scores: Scores | None, validated: bool) -> None:
         """Hand on the record and the clouds of a step, and write a checkpoint where one is due."""
-        if values and self.judge.unfinished is None:  # one record a step, whatever it holds
-            self.loggers.log(self.step, values)
-        picture = self.folder / "samples" / f"step-{self.step:08d}.png"
-        if self.processes.is_first and scores is not None and self.judge.draw(picture, scores):
-            self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
+        with self.vitals.stage("record"):
+            if values and self.judge.unfinished is None:  # one record a step, whatever it holds
+                self.loggers.log(self.step, values)
+            picture = self.folder / "samples" / f"step-{self.step:08d}.png"
+            if self.processes.is_first and scores is not None and self.judge.draw(picture, scores):
+                self.loggers.clouds(self.step, "samples", list(scores.clouds), picture)
         due = validated or self.step % self.options.checkpoint_every == 0
         if due and not (self.ended() or self.stopping):  # `run` writes the last one
             try:
-                self.save()
+                with self.vitals.stage("checkpoint"):
+                    self.save()
             except ConnectionError:
                 raise
             except OSError as error:  # later ones may find room

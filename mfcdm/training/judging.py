@@ -10,6 +10,7 @@ from torch import nn
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.plateau import Plateau
 from mfcdm.training.validation import Scores, Validation
+from mfcdm.wording import counted
 
 MAX_COST = 0.05  # of the time of a run bounded by minutes, for validations before its end
 
@@ -57,6 +58,20 @@ class Judge:
         cost = sum(self.durations) + sum(self.durations[-1:])  # once more
         return cost <= MAX_COST * seconds
 
+    def seconds_left(self, step: int, seconds: float, steps_a_second: float) -> float:
+        """How long the run goes on at a speed, with the validations still to come, each as long as the last one.
+
+        Those that a run bounded by minutes will leave out are within its minutes; see `TrainerOptions.seconds_left`.
+        """
+        one = self.durations[-1] if self.durations else 0.0
+        return self.options.seconds_left(step, seconds, steps_a_second, self.ahead(step, seconds), one)
+
+    def ahead(self, step: int, seconds: float) -> int:
+        """Validations still to come, after so many steps in so many seconds."""
+        if self.validation is None:
+            return 0
+        return self.validation.options.ahead(step, self.options.share(step, seconds), self.options.max_steps)
+
     def validate(
         self, step: int, network: nn.Module, values: dict[str, float], go_on: Callable[[float], bool]
     ) -> Scores | None:
@@ -100,6 +115,16 @@ class Judge:
             warnings.warn(f"{path} could not be written, and the run goes on: {error}", stacklevel=2)
             return False
         return True
+
+    def summary(self) -> str | None:
+        """What the validations have shown, None where there was none."""
+        if self.best is None:
+            return None
+        best = f"the best validation is that of step {self.best['step']}, {self.best['score']:.1%} off a 1-NNA of 50%"
+        if self.plateau.since == 0:
+            return best
+        tried = counted(self.plateau.since, "validation")
+        return f"{best}; {tried} since step {self.plateau.step} brought no improvement beyond the interval"
 
     def numbers(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -3,7 +3,7 @@
 A record is {"step": int, name: number}. The names are the same in metrics.jsonl and in W&B:
 
   loss, loss/jacobian, loss/level_<k>, loss/log_snr/<low>..<high>   averages since the last record (`record.py`)
-  branching/energy, branching/refused                               of a learned branching (`branching.py`)
+  branching/error, branching/energy, branching/refused              of any (`branching_error.py`), of a learned one
   learning_rate, steps_per_second, seconds                          now, since the last record, of training so far
   gradient_norm, gradient_norm/max, weight_norm                     of applied steps before clipping, now (`vitals.py`)
   clouds_per_second, particles_per_second                           of all processes together

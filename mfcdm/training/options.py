@@ -12,6 +12,34 @@ Precision = Literal["32-true", "bf16-mixed", "64-true"]
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a command's processes run on.
+
+    Args:
+        accelerator: "auto", "cpu" or "cuda".
+        devices: processes on each node, one for each GPU where there are GPUs; None for 1.
+        num_nodes: machines; None for 1.
+        precision: of Fabric.
+        keys: begins the names of the keys that say so, for complaints.
+    """
+
+    accelerator: str
+    devices: int | None = None
+    num_nodes: int | None = None
+    precision: Precision = "32-true"
+    keys: str = ""
+
+    @property
+    def num_processes(self) -> int:
+        """How many work together."""
+        return (self.devices or 1) * (self.num_nodes or 1)
+
+    def __str__(self) -> str:
+        devices, nodes = self.devices or 1, self.num_nodes or 1
+        return f"{self.keys}devices={devices} times {self.keys}num_nodes={nodes} is {self.num_processes}"
+
+
+@dataclass(frozen=True)
 class TrainerOptions:
     """How to train, without what.
 
@@ -87,9 +115,14 @@ class TrainerOptions:
             )
 
     @property
+    def machine(self) -> Machine:
+        """What the run's processes run on."""
+        return Machine(self.accelerator, self.devices, self.num_nodes, self.precision, "trainer.")
+
+    @property
     def num_processes(self) -> int:
         """How many train together."""
-        return (self.devices or 1) * (self.num_nodes or 1)
+        return self.machine.num_processes
 
     @property
     def num_parts(self) -> int:
@@ -111,8 +144,23 @@ class TrainerOptions:
         warmup = min(1.0, max((step + 1) / max(1, self.warmup_steps), 10 * share))
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * share))
 
-    def seconds_left(self, step: int, seconds: float, steps_a_second: float) -> float:
-        """How long a run goes on at a speed, to the nearer of its bounds; infinite at speed 0 without max_minutes."""
-        by_steps = (self.max_steps - step) / steps_a_second if self.max_steps and steps_a_second > 0 else math.inf
-        by_minutes = self.max_minutes * 60 - seconds if self.max_minutes else math.inf
-        return max(0.0, min(by_steps, by_minutes))
+    def seconds_left(
+        self, step: int, seconds: float, steps_a_second: float, validations: int = 0, validation: float = 0.0
+    ) -> float:
+        """How long a run goes on, to the nearer of its bounds; infinite at speed 0 without max_minutes.
+
+        Args:
+            step: made so far.
+            seconds: of the run so far.
+            steps_a_second: the speed.
+            validations: still to come until max_steps. Minutes include all but the last one, which follows them.
+            validation: seconds of one.
+        """
+        by_steps = by_minutes = math.inf
+        if self.max_steps:
+            training = max(0, self.max_steps - step)
+            by_steps = training / steps_a_second if steps_a_second > 0 else math.inf if training else 0.0
+            by_steps += validations * validation
+        if self.max_minutes:
+            by_minutes = max(0.0, self.max_minutes * 60 - seconds) + min(validations, 1) * validation
+        return min(by_steps, by_minutes)

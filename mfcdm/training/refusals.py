@@ -5,22 +5,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from torch import Tensor
 
 from mfcdm.atomic import whole
+from mfcdm.checkpoint_text import one_line, read_plain
 from mfcdm.objective import Loss
 
 MAX_REFUSED = 20  # steps refused in a row before a run gives up: its weights have left the region where it can learn
 MAX_HALVINGS = 6  # of the learning rate
 CALM = 50  # applied steps after which the rate doubles again
 MAX_NAMED = 16  # clouds in a sentence
+REFUSED = "refused.json"  # in a run's folder: what repeats its last refused steps
 
 
 @dataclass(frozen=True)
 class RefusedStep:
     """What a step needs to be repeated: `Batches.at(step - 1)`, with its generator, draws the same level, t and noise.
+
+    `python -m mfcdm.commands.replay RUN` does so.
 
     Args:
         step: of the run, from 1 on, as in its records.
@@ -80,7 +85,8 @@ class Refusals:
         if folder is None:
             return ""
         try:
-            return f"{self.write(folder, seed)} has what repeats it"
+            repeat = f"python -m mfcdm.commands.replay {quote(str(folder))}"
+            return f"{self.write(folder, seed)} has what repeats it, by {repeat}"
         except OSError as error:
             return f"what repeats it could not be written ({error.strerror or error})"
 
@@ -113,11 +119,44 @@ class Refusals:
         {"seed": of the run, "steps": [...]}: each a `RefusedStep`, its numbers that are not finite as text.
         """
         steps = [{name: _plain(value) for name, value in vars(step).items()} for step in self.row]
-        path = folder / "refused.json"
+        path = folder / REFUSED
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as scratch:
             scratch.write_text(json.dumps({"seed": seed, "steps": steps}, indent=1, allow_nan=False))
         return path
+
+
+def read_refused(folder: Path) -> tuple[int, list[RefusedStep]]:
+    """What `Refusals.write` has written into a run's folder: the seed, and the steps.
+
+    Raises:
+        FileNotFoundError: if no step of the run was refused.
+        ValueError: if the file is damaged.
+    """
+    path = folder / REFUSED
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {REFUSED}: no step of a run there was refused")
+    found = read_plain(path, json.loads)
+    try:
+        return int(found["seed"]), [_refused(step) for step in found["steps"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _refused(found: Any) -> RefusedStep:
+    step = RefusedStep(
+        step=int(found["step"]),
+        level=int(found["level"]),
+        t=[float(value) for value in found["t"]],
+        indices=[int(value) for value in found["indices"]],
+        loss=[float(value) for value in found["loss"]],  # also of "nan", as a number that is not finite is written
+        gradient_norm=float(found["gradient_norm"]),
+    )
+    if step.step < 1 or not step.indices or len(step.t) != len(step.indices):
+        raise ValueError(f"step {step.step} has {len(step.indices)} clouds and {len(step.t)} times")
+    if step.loss and len(step.loss) != len(step.indices):
+        raise ValueError(f"step {step.step} has {len(step.indices)} clouds and {len(step.loss)} losses")
+    return step
 
 
 def _plain(value: Any) -> Any:

@@ -51,6 +51,7 @@ def take_step(run: Trainer) -> tuple[Loss, bool]:
         run.ema.update(run.raw)
     with stage("branching"):
         run.branching.step(batch, run.step, run.learning_rate())
+        run.branching_watch.step(batch, run.step)
     run.vitals.gradient(float(norm))
     run.refusals.apply()
     return loss, True

@@ -47,7 +47,7 @@ class ValidationOptions:
     every: float = 0.2
     num_clouds: int = 32
     num_steps: int = 50
-    patience: int = 5
+    patience: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
@@ -70,6 +70,18 @@ class ValidationOptions:
             return step % int(self.every) == 0
         # 0.6 / 0.2 rounds to just below 3; a share that is reached but for rounding is reached.
         return math.floor(after / self.every + 1e-9) > math.floor(before / self.every + 1e-9)
+
+    def ahead(self, step: int, share: float, max_steps: int | None) -> int:
+        """Validations still to come after `step` steps, a share of the run, if none is left out; the last ends it.
+
+        Where `every` is a number of steps and their number is not known, only the last one counts.
+        """
+        if share >= 1.0:
+            return 0
+        if self.every < 1:
+            return math.ceil(1.0 / self.every - 1e-9) - math.floor(share / self.every + 1e-9)
+        whole = int(self.every)
+        return 1 if max_steps is None else -(-max_steps // whole) - step // whole
 
 
 @dataclass(frozen=True)
@@ -161,15 +173,14 @@ class Validation:
         """
         begun = time.monotonic()
         x = self.normalization.undo(self._drawn(network, progress)).cpu().to(self.reference)
-        values = self.processes.by_first(lambda: self._compared(x))
+        among, across = self._distances(x, x), self._distances(x, self.reference)
+        values = self.processes.by_first(lambda: self._compared(among, across))
         return Scores(values | {"validation/seconds": self.processes.number_of_first(time.monotonic() - begun)}, x)
 
     def _drawn(self, network: nn.Module, progress: Callable[[int, int], None] | None) -> Tensor:
         """Generated clouds (R, N_K, D), in normalised coordinates."""
         num_clouds, num_particles, _ = self.reference.shape
-        share = -(-num_clouds // self.processes.count)
-        # All shares are equally large, so that the processes keep pace; the last cloud is drawn more often for it.
-        indices = [min(self.processes.rank * share + n, num_clouds - 1) for n in range(share)]
+        indices = self._share(num_clouds)
 
         def advance(done: int, total: int) -> None:
             with self.processes.together():
@@ -183,7 +194,7 @@ class Validation:
                 self.sampler,
                 self.subdivision,
                 self.branching,
-                num_clouds=share,
+                num_clouds=len(indices),
                 num_particles=num_particles,
                 label=None if self.labels is None else self.labels[indices],
                 seed=self.seed,
@@ -194,17 +205,30 @@ class Validation:
             )
         return self.processes.gathered(x)[:num_clouds]
 
-    def _compared(self, x: Tensor) -> dict[str, float]:
-        """Scores of generated clouds (R, N_K, D), in the data's coordinates."""
-        across = pairwise(x, self.reference)
-        nearest = one_nearest_neighbour_interval(pairwise(x, x), self._among_reference, across)
+    def _share(self, num_clouds: int) -> list[int]:
+        """Which clouds are this process' own.
+
+        All shares are equally large, so that the processes keep pace; the last ones repeat the last cloud for it.
+        """
+        share = -(-num_clouds // self.processes.count)
+        return [min(self.processes.rank * share + n, num_clouds - 1) for n in range(share)]
+
+    def _distances(self, x: Tensor, y: Tensor) -> Tensor:
+        """Chamfer distances (R, R') of all pairs of clouds, of which each process computes its rows."""
+        with self.processes.together():
+            own = pairwise(x if self.processes.count == 1 else x[self._share(len(x))], y)
+        return self.processes.gathered(own)[: len(x)].cpu()
+
+    def _compared(self, among: Tensor, across: Tensor) -> dict[str, float]:
+        """Scores of generated clouds, from their distances to each other and to the held-out ones."""
+        nearest = one_nearest_neighbour_interval(among, self._among_reference, across)
         return {
             "validation/1nna-cd": nearest.score,
             "validation/1nna-cd/low": nearest.low,
             "validation/1nna-cd/high": nearest.high,
             "validation/mmd-cd": minimum_matching_distance(across),  # minimum matching distance
             "validation/cov-cd": coverage(across),
-            "validation/num_clouds": len(x),
+            "validation/num_clouds": len(across),
         }
 
     def draw(self, path: Path, scores: Scores) -> Path:

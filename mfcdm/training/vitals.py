@@ -3,13 +3,16 @@
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
 
 MIB = 2**20
+
+# Of a step, in this order; records and checkpoints follow it, where they are due.
+STAGES = ("data", "draw", "forward", "backward", "exchange", "optimizer", "branching", "record", "checkpoint")
 
 
 class Vitals:
@@ -26,11 +29,12 @@ class Vitals:
 
     Args:
         clock: seconds.
+        stages: that every record has, also where they took no time.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
-        self._stages: dict[str, float] = defaultdict(float)
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, stages: Sequence[str] = ()) -> None:
+        self.clock, self.stages = clock, stages
+        self._stages: dict[str, float] = defaultdict(float, dict.fromkeys(stages, 0.0))
         self._norms: list[float] = []
         self._clouds = self._particles = 0
 
@@ -66,7 +70,7 @@ class Vitals:
         values |= {f"time/{name}": spent / seconds for name, spent in self._stages.items()}
         values["time/other"] = max(0.0, 1.0 - sum(self._stages.values()) / seconds)
         values |= _memory(next(network.parameters(), torch.empty(0)).device)
-        self._stages.clear()
+        self._stages = defaultdict(float, dict.fromkeys(self.stages, 0.0))
         self._norms.clear()
         self._clouds = self._particles = 0
         return values

@@ -130,3 +130,19 @@ def test_resume_runs_no_foreign_logger(run, call, tmp_path):
     ended = call("train", f"resume={copy}")
     assert (ended.code, "os.system" in ended.sentence) == (2, True)
     assert not (tmp_path / "hostile").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "sentence"),
+    [
+        ("network", {"depth": 10**9}, "network would have more than 5000 weights"),
+        ("network", {"width": 2**24}, "the weights of network would fill"),
+        ("branching", {"_target_": "mfcdm.branching.Learned", "depth": 10**12}, "branching would have more than"),
+    ],
+)
+def test_resume_builds_nothing_that_exhausts_the_machine(run, call, tmp_path, part, size, sentence):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    change_config(copy / "checkpoints" / "last", part, **size)
+    ended = call("train", f"resume={copy}")
+    assert ended.code == 2
+    assert sentence in ended.sentence

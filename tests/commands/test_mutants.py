@@ -120,14 +120,18 @@ def test_mutants_are_read_or_refused_in_one_sentence(whole, mutants, tmp_path, f
 
 
 def main() -> None:
-    """Try as many mutants as the command line says."""
+    """Try as many mutants as the command line says; exit code 1 where one is read wrongly."""
+    number = 0
     with TemporaryDirectory() as name:
         (base := Path(name) / "whole").mkdir()
         (place := Path(name) / "place").mkdir()
         with warm(wholes(base)) as mutants:
             for family in RULES:
                 for fault in faults(family, int(sys.argv[1]), base, mutants, place):
+                    number += 1
                     print(f"{family}: {fault}", flush=True)
+    print(f"{sys.argv[1]} mutants, {number} faults")
+    sys.exit(number > 0)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from mfcdm import checkpoint
 from mfcdm.cli import config_folder
+from mfcdm.commands.drawing import draw
+from mfcdm.commands.sample import machine_of
+from mfcdm.samplers import Langevin
 from mfcdm.settings import TrainKeys
 from mfcdm.training.options import TrainerOptions
-from tests.commands.runs import SHAPES, VALIDATED, records
+from mfcdm.training.processes import Processes
+from tests.commands.runs import SHAPES, VALIDATED, clouds, records
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -88,7 +93,7 @@ def test_a_mistake_that_is_found_late_is_one_sentence_of_all(script, tmp_path):
         (("trainer.devices=2", "trainer.accumulate=3"), ["trainer.batch_size=4", "trainer.devices=2", "accumulate=3"]),
         (("trainer.devices=2", "dataset.num_points=8"), ["cloud 0 has 8 points"]),
         (("trainer.devices=two",), ["trainer.devices"]),
-        (("-m", "trainer.devices=2"), ["a multirun trains in one process", "submitit_slurm"]),
+        (("-m", "trainer.devices=2"), ["a multirun works in one process", "submitit_slurm"]),
     ],
 )
 def test_mistakes_are_one_sentence_before_any_process_is_started(call, monkeypatch, tmp_path, options, named):
@@ -100,6 +105,71 @@ def test_mistakes_are_one_sentence_before_any_process_is_started(call, monkeypat
     assert ended.code == 2
     assert all(name in ended.sentence for name in named), ended.sentence
     assert not (tmp_path / "run").exists()
+
+
+DRAWN = ("num_clouds=5", "num_particles=[40,64]", "sampler.num_steps=6", "seed=4")
+
+
+def test_two_processes_draw_what_one_draws(run, script, call, tmp_path):
+    """Five clouds of two sizes: neither process has as many of each as the other; the scores are of all."""
+    source, np_file = f"checkpoint={run / 'checkpoints' / 'last'}", tmp_path / "reference.npz"
+    np.savez(np_file, points=clouds(5, 64, 3))
+    together = (*DRAWN, "devices=2", f"evaluate={np_file}", "log_scores=false", "protocol.num_points=40")
+    ended = script("sample.py", source, *together, "output=two", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.err.count("5 clouds of 40, 64 points") == 1
+    assert call("sample", source, *DRAWN, "output=one").code == 0
+    two, one = (np.load(tmp_path / name / "samples.npz") for name in ("two", "one"))
+    assert two["lengths"].tolist() == one["lengths"].tolist() == [40, 64, 40, 64, 40]
+    np.testing.assert_allclose(two["points"], one["points"], rtol=0, atol=1e-4)  # drawn in other batches, see README
+    assert len(list((tmp_path / "two").glob("*.ply"))) == 5
+    assert json.loads((tmp_path / "two" / "report.json").read_text())["sizes"]["clouds"] == 5
+
+
+def test_more_processes_than_clouds_draw_them_all(run, monkeypatch):
+    model = checkpoint.load(run / "checkpoints" / "last")
+    sampler = Langevin(num_steps=4)
+    alone = draw(model, sampler, 2, [16], seed=0, batch_size=4)
+
+    class Third:
+        rank, count, is_first = 2, 3, False
+        together = Processes().together
+
+        def objects(self, own):
+            assert own == {}
+            return [{0: alone[0]}, {1: alone[1]}, own]
+
+    assert draw(model, sampler, 2, [16], 0, 4, processes=Third()) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("devices=0",), "devices must be >= 1, got devices=0"),
+        (("devices=two",), "devices"),
+        (("num_nodes=-1",), "num_nodes must be >= 1, got num_nodes=-1"),
+        (("devices=2", "likelihood=FILE"), "devices=2 goes with free samples, not with likelihood=FILE"),
+        (("devices=2", "num_particles=0"), "num_particles must be one or more whole numbers >= 1"),
+        (("devices=2", "checkpoint=nowhere"), "nowhere"),
+        (("-m", "devices=2"), "a multirun works in one process, and devices=2 asks for several"),
+    ],
+)
+def test_mistakes_of_sampling_are_one_sentence_before_any_process_is_started(
+    run, call, monkeypatch, tmp_path, options, sentence
+):
+    from lightning.fabric import Fabric
+
+    monkeypatch.setattr(Fabric, "launch", lambda *_: pytest.fail("it was launched"))
+    source = f"checkpoint={run / 'checkpoints' / 'last'}"
+    ended = call("sample", *(o for o in options if o == "-m"), source, *(o for o in options if o != "-m"), "output=x")
+    assert ended.code == 2
+    assert sentence in ended.sentence
+    assert not (tmp_path / "x").exists()
+
+
+def test_one_of_several_devices_cannot_be_asked_of_several_processes():
+    with pytest.raises(ValueError, match=r"device=cuda:1 names one device, and devices=2 times num_nodes=1 is 2"):
+        machine_of({"devices": 2, "num_nodes": None}, "cuda:1")
 
 
 def test_what_torchrun_started_must_be_what_is_asked_for(call, monkeypatch):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mfcdm.datasets import Clouds, Normalization, rescaled
+from mfcdm.datasets import Clouds, Normalization, memory, rescaled
+from tests.datasets.mapped_archives import EQUAL, Made
 
 
 def mixed() -> Clouds:
@@ -19,6 +20,27 @@ def test_normalisation_gives_all_points_mean_zero_and_spread_one_and_is_undone()
     mean, std = normalization
     assert mean.shape == (3,)
     assert std.ndim == 0
+
+
+def test_a_set_that_does_not_fit_is_refused_while_it_is_read(monkeypatch):
+    class Large(Made):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            return super().__getitem__(index)
+
+    whole = Large(EQUAL)
+    size = 4 * 3 * EQUAL[0]  # bytes of a cloud
+    for there in (2 * len(EQUAL) * size, 2 * 4 * size):  # half of which is for the clouds
+        monkeypatch.setattr(memory, "memory", lambda there=there: there)
+        monkeypatch.setattr("mfcdm.datasets.clouds.memory", lambda there=there: there)
+        if there == 2 * len(EQUAL) * size:
+            assert len(Clouds.of(whole)) == len(EQUAL)
+    whole.read = 0
+    with pytest.raises(MemoryError, match=r"the first 5 of 10 clouds would fill .*python -m mfcdm\.datasets\.convert"):
+        Clouds.of(whole)
+    assert whole.read == 5
 
 
 @pytest.mark.parametrize("scheme", ["per_shape", "box"])

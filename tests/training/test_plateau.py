@@ -10,6 +10,7 @@ from scipy.stats import binom, norm
 
 from mfcdm import checkpoint
 from mfcdm.training.plateau import Plateau
+from mfcdm.training.validation import ValidationOptions
 from tests.training.runs import scores, scripted, state, trainer, validation
 
 
@@ -142,6 +143,22 @@ def test_a_run_ends_where_it_is_flat_if_it_is_asked_to(tmp_path):
 def test_to_end_where_it_is_flat_a_run_must_be_validated(tmp_path, measure):
     with pytest.raises(ValueError, match=r"trainer\.stop_when_flat=true needs validations, and validation\.patience"):
         trainer(tmp_path, validation=measure, stop_when_flat=True)
+
+
+def test_a_run_of_all_defaults_has_enough_validations_to_say_it():
+    options = ValidationOptions()
+    assert 1 <= options.patience < options.ahead(0, 0.0, None)
+
+
+def test_what_the_validations_have_shown_is_summed_up(tmp_path):
+    run = scripted(tmp_path, FOUND)
+    assert run.judge.summary() is None
+    run.run()
+    assert run.judge.best["step"] == 4
+    assert run.judge.summary() == (
+        "the best validation is that of step 4, 16.0% off a 1-NNA of 50%; "
+        "4 validations since step 2 brought no improvement beyond the interval"
+    )
 
 
 def test_options_that_do_not_fit_are_refused():

@@ -173,7 +173,8 @@ def test_a_run_that_is_refused_on_and_on_stops_with_a_diagnosis_that_can_be_repl
         f"3 steps in a row had a non-finite loss or gradient, the last at step 3, level {last['level']}, {times}, "
         in (sentence)
     )
-    assert f"clouds {named}; {tmp_path / 'refused.json'} has what repeats it; lower trainer.learning_rate" in sentence
+    repeats = f"{tmp_path / 'refused.json'} has what repeats it, by python -m mfcdm.commands.replay {tmp_path}"
+    assert f"clouds {named}; {repeats}; lower trainer.learning_rate" in sentence
     for step in found["steps"]:  # what it holds repeats the step
         batch, generator = run.batches.at(step["step"] - 1), run.batches.generator(step["step"] - 1)
         draw = run.objective.draw(batch.x, generator=generator)

@@ -1,11 +1,15 @@
+import json
 import resource
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from mfcdm.training.loggers import JsonLines
 from mfcdm.training.vitals import Vitals
+from tests.training.runs import trainer
 
 
 @pytest.fixture
@@ -55,3 +59,30 @@ def test_memory_is_the_most_that_the_process_held(vitals):
     after = vitals.flush(nn.Linear(1, 1), seconds=1.0)["memory/host_mib"]
     assert after >= before + 32
     assert after * 1024 == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, rel=0.01)
+
+
+def test_every_second_of_a_run_is_of_a_stage(tmp_path, monkeypatch):
+    """The network takes two seconds, a record one, a checkpoint five; nothing else takes any."""
+    now = SimpleNamespace(seconds=0.0)
+
+    def takes(seconds, act):
+        def slow(*arguments):
+            now.seconds += seconds
+            return act(*arguments)
+
+        return slow
+
+    log = JsonLines(tmp_path / "metrics.jsonl")
+    run = trainer(tmp_path, loggers=[log], log_every=1, checkpoint_every=1, max_steps=4)
+    run.clock = run.vitals.clock = lambda: now.seconds
+    run.raw.register_forward_hook(takes(2.0, lambda *_: None))
+    monkeypatch.setattr(log, "log", takes(1.0, log.log))
+    monkeypatch.setattr(run, "save", takes(5.0, run.save))
+    run.run()
+    first, *others = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(others) == 3
+    stages = {name.removeprefix("time/"): share for name, share in others[-1].items() if name.startswith("time/")}
+    spent = {"forward": 2 / 8, "record": 1 / 8, "checkpoint": 5 / 8}
+    nothing = dict.fromkeys(("data", "draw", "backward", "exchange", "optimizer", "branching", "other"), 0.0)
+    assert stages == pytest.approx(nothing | spent)
+    assert first["time/forward"] == 1.0  # the record of a step comes before its checkpoint
