@@ -3,7 +3,7 @@
 Draws clouds of the same seeds at 256, 2,048, 16,384 and 131,072 points, those of a network with classes in turn, and
 draws them below each other in docs/pictures/sizes.png. Prints for each cardinality the seconds a cloud, and the mean
 distance of 2,048 of its points (all of them where there are fewer) to the surface of the nearest training shape, in
-percent of the shapes' longest side. Writes sizes.csv beside this file, with the hardware's name.
+percent of the shapes' longest side. Adds the rows to sizes.csv beside this file, with the hardware's name.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hardware import hardware_name, write_csv
+from hardware import add_rows, hardware_name
 from quality import Real
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def main() -> None:
         print(rows[-1], flush=True)
         clouds.append(list(x))
     about = {"checkpoint": options.checkpoint.name, "num_clouds": options.num_clouds, "num_steps": options.num_steps}
-    write_csv(options.output, rows, **about)
+    add_rows(options.output, rows, same=("checkpoint", "num_clouds", "num_particles"), **about)
     titles = [f"{num_particles:,} points" for num_particles in options.num_particles]
     draw_clouds(options.picture, [row[:8] for row in clouds], titles, max_points=max(options.num_particles))
 
