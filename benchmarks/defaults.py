@@ -1,9 +1,9 @@
 """What each default has been compared with, from the rows of ablation.py: python benchmarks/defaults.py
 
-Prints a Markdown table of the group "defaults" in ablation.csv, which docs/defaults.md holds: for every variant and
-data set the paired differences to the default in percent with their 95 % intervals over clouds; lower is better. Chance
-from run to run is wider than these intervals: a difference is bold where it also exceeds that of "another seed",
-which is the default from other first weights and batches.
+Prints the group "defaults" of ablation.csv as a Markdown table: for every variant and data set the paired differences
+to the default in percent with their 95 % intervals over clouds; lower is better. Chance from run to run is wider than
+these intervals: a difference is bold where it also exceeds that of "another seed", which is the default from other
+first weights and batches.
 """
 
 import argparse
