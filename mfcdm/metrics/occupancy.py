@@ -42,7 +42,7 @@ def jensen_shannon_divergence(
         b: (B, M, D).
         resolution: cells along an axis.
         bounds: (low, high) of the box, numbers or (D,) tensors; default (-1, 1), the box of normalised clouds, or where
-            that does not hold all points the smallest cube about both sets. No point is clipped or left out.
+            points lie outside of that, which is no cell, the smallest cube about both sets. No point is clipped.
         lengths_a: (A,) rows that each cloud of a owns; padding may be NaN.
         lengths_b: (B,) rows that each cloud of b owns.
         outside: what to do with points beyond given bounds: "refuse", or "cell": all space outside is one more cell.
@@ -83,15 +83,17 @@ def occupancies(
         raise ValueError(f"resolution must be 1 or more, with at most {MAX_CELLS:,} cells, but is {resolution}")
     low, high = (
         torch.as_tensor(bound, dtype=torch.float64, device=a.device).expand(dim)
-        for bound in (box_about([*left, *right]) if bounds is None else bounds)
+        for bound in (_default_bounds([*left, *right], outside) if bounds is None else bounds)
     )
     if not bool((low < high).all() & (high - low).isfinite().all()):
         raise ValueError(f"bounds must be finite with low < high, but are {low.tolist()} and {high.tolist()}")
     return _rows("a", left, resolution, low, high, outside), _rows("b", right, resolution, low, high, outside)
 
 
-def box_about(clouds: list[Tensor]) -> Bounds:
-    """The default bounds where they hold all points (N, D) of the clouds, else the smallest cube about them."""
+def _default_bounds(clouds: list[Tensor], outside: Outside) -> Bounds:
+    """(-1, 1) where it holds all points (N, D) of the clouds or outside is a cell, else the smallest cube about them."""
+    if outside == "cell":
+        return DEFAULT_BOUNDS
     low = torch.stack([cloud.amin(dim=0) for cloud in clouds]).amin(dim=0).double()
     high = torch.stack([cloud.amax(dim=0) for cloud in clouds]).amax(dim=0).double()
     if bool((low >= DEFAULT_BOUNDS[0]).all() & (high <= DEFAULT_BOUNDS[1]).all()):

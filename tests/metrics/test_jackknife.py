@@ -122,7 +122,7 @@ def test_all_space_outside_the_box_is_one_cell():
     inside, outside = torch.zeros(1, 4, 3), torch.zeros(1, 4, 3)
     outside[0, :2] = torch.tensor([5.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="cloud 0 of b has 2 points outside the box"):
-        jensen_shannon_divergence(inside, outside, 3)
+        jensen_shannon_divergence(inside, outside, 3, bounds=(-1, 1))
     found = jensen_shannon_divergence(inside, outside, 3, outside="cell")
     p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
     assert found == pytest.approx(float(divergence(p, q)), rel=1e-12)

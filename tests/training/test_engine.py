@@ -83,7 +83,7 @@ def test_a_rate_that_makes_the_weights_overflow_ends_in_a_diagnosis(tmp_path, ra
 def test_a_mistake_in_what_is_given_keeps_its_sentence(tmp_path):
     run = trainer(tmp_path)
     run.raw.dim = 2
-    with pytest.raises(ValueError, match=r"particles must be \(B, N, 2\)"):
+    with pytest.raises(ValueError, match=r"particles must be floating \(B, N, 2\)"):
         run.run()
 
 
