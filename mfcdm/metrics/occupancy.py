@@ -91,7 +91,7 @@ def occupancies(
 
 
 def _default_bounds(clouds: list[Tensor], outside: Outside) -> Bounds:
-    """(-1, 1) where it holds all points (N, D) of the clouds or outside is a cell, else the smallest cube about them."""
+    """(-1, 1) where it holds all points (N, D) of the clouds or outside is a cell, else the least cube about them."""
     if outside == "cell":
         return DEFAULT_BOUNDS
     low = torch.stack([cloud.amin(dim=0) for cloud in clouds]).amin(dim=0).double()
