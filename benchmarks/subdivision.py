@@ -49,14 +49,15 @@ def row_of(variant: str, seconds: float, runs: list[dict[str, Any]]) -> dict[str
 
 
 def times_as_long(rows: list[dict[str, Any]]) -> None:
-    """Add to the rows with levels how many times as long one level takes to the same energy, where it gets there."""
+    """Add to the rows with levels how many times as long one level takes to the same energy, or that it takes more."""
     one = [(row["energy"], np.log(row["seconds"])) for row in rows if row["variant"] == "one level"]
     distances, logs = (np.array(part) for part in zip(*sorted(one), strict=True))
     for row in rows:
         row["one_level_takes"] = ""
-        if row["variant"] == "four levels" and distances.min() <= row["energy"] <= distances.max():
+        if row["variant"] == "four levels" and row["energy"] <= distances.max():
             takes = np.exp(np.interp(row["energy"], distances, logs)) / row["seconds"]
-            row["one_level_takes"] = round(float(takes), 2)
+            more = "more than " if row["energy"] < distances.min() else ""  # than its longest training
+            row["one_level_takes"] = f"{more}{takes:.1f} times as long"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -68,6 +69,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             minutes = [row["seconds"] / 60 for row in mine]
             axes.plot(minutes, [row[measure] for row in mine], marker="o", markersize=3, label=variant)
         axes.set(xscale="log", xlabel="processor minutes of training", ylabel=label)
+        axes.set_xticks(minutes, [f"{m:g}" for m in minutes])
+        axes.minorticks_off()
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
