@@ -1,7 +1,6 @@
 """sample.py with complete, densify, interpolate or likelihood: a checkpoint and the clouds of a file."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ from mfcdm.build import build
 from mfcdm.commands.classes import chosen_labels
 from mfcdm.commands.completing import completed, densified
 from mfcdm.commands.console import say, warnings_as_lines
-from mfcdm.commands.fetched import checkpoint_folder
+from mfcdm.commands.fetched import checkpoint_folder, loaded
 from mfcdm.commands.given import Given, scheme_of
 from mfcdm.commands.interpolating import interpolated
 from mfcdm.commands.tasks import Conditioning, Task
 from mfcdm.commands.weighing import weighed
-from mfcdm.networks import compiled
 from mfcdm.samplers import Sampler
 
 # What each makes and writes into a folder, when all is made.
@@ -60,9 +58,7 @@ def conditioned_run(name: str, config: dict[str, Any], folder: Path, device: str
     given = Given.read(config[name], options.split, options.num_points)
     with warnings_as_lines():
         sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
-        model = checkpoint.load(checkpoint_folder(config["checkpoint"], folder), device, trust=config["trust"])
-        if config["compile"]:
-            model = replace(model, network=compiled(model.network))
+        model = loaded(checkpoint_folder(config["checkpoint"], folder), device, config)
         rescale = _rescales(name, model, options)
         task = Task(
             name=name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from mfcdm.commands.conditioned import chosen_task, conditioned_run
 from mfcdm.commands.console import say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.drawing import draw, in_words
-from mfcdm.commands.fetched import checkpoint_folder
+from mfcdm.commands.fetched import checkpoint_folder, loaded
 from mfcdm.commands.files import grid, write_ply, write_samples
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.scoring import Opened, read_protocol
 from mfcdm.evaluation import Protocol
-from mfcdm.networks import compiled
 from mfcdm.samplers import Sampler
 from mfcdm.settings import SampleKeys, check_device, check_numbers, check_steps
 from mfcdm.training.options import Machine
@@ -129,9 +128,7 @@ def machine_of(config: Mapping[str, Any], device: str) -> Machine:
 
 def _planned(config: dict[str, Any], source: Path, device: str, protocol: Protocol) -> Plan:
     """Read and check everything; nothing is drawn or written yet."""
-    model = checkpoint.load(source, device, trust=config["trust"])
-    if config["compile"]:
-        model = replace(model, network=compiled(model.network))
+    model = loaded(source, device, config)
     sampler = build(config["sampler"], Sampler, trust=True)  # type: ignore[type-abstract]
     check_steps(f"sampler.num_steps={sampler.num_steps}", sampler.num_steps, model.subdivision)
     sizes = _sizes(config["num_particles"], model)
