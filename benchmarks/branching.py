@@ -5,13 +5,15 @@ cardinality, so that all error is the sampler's and the branching's. 64 to 2,048
 cloud is its sliced Wasserstein distance to fresh points of the nearest shape; the floor is that of a fresh cloud.
 Learned branchings are trained on clouds of the same law, 800 steps of 8 clouds.
 
-Then one network, and a learned branching beside it, are trained on the embedded shapes at 512 points, and draw with
-every rule from the same checkpoint. There the error is the mean distance to the surface of the nearest training shape,
-in percent of the longest side, and 1-NNA is by chamfer distance against as many held-out clouds (50 % is best).
+Then one network, and a learned branching beside it, are trained on the embedded shapes, or on --data FILE with the
+splits train and val, at 512 points, and draw with every rule from the same weights. There the error is the mean
+distance to the surface of the nearest training shape, in percent of the longest side, and 1-NNA is by chamfer distance
+against as many held-out clouds (50 % is best).
 
 `energy`: of the branched sets at the boundaries themselves, before any push, over fresh points of clouds that training
 has not seen: 0 for a fresh set, 1 for copies (`mfcdm.branching.energy`), a mean over the boundaries.
-Prints a table and puts the rows into branching.csv beside this file, with the hardware's name; --only runs some.
+Prints a table and puts the rows into branching.csv beside this file, with the hardware's name; --parts and --only run
+some.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from torch import Tensor
 from mfcdm.analytic import GaussianMixture, ShapeMixture
 from mfcdm.branching import Branching, Learned, Renoise, branched
 from mfcdm.branching.energy import energy_excess, random_directions
-from mfcdm.datasets import Clouds, Normalization, ParametricShapes
+from mfcdm.datasets import Clouds, Normalization, ParametricShapes, open_dataset
 from mfcdm.generate import generate, generate_from_score
 from mfcdm.metrics import sliced_wasserstein_distance
 from mfcdm.networks import ScoreNetwork
@@ -148,12 +150,19 @@ def on_exact_laws(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"data": "exact laws", **about, **relative, "clouds": options.clouds, "seeds": options.seeds}
 
 
-def on_shapes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The rows of the embedded shapes: one run, every rule."""
+def clouds_of(source: str, split: str, num_clouds: int, num_points: int) -> Clouds:
+    """So many embedded shapes, or all clouds of an archive, each the first `num_points` points."""
+    if source == "shapes":
+        return Clouds.of(ParametricShapes(num_clouds, num_points, split=split))
+    return Clouds(torch.stack([cloud[:num_points] for cloud in Clouds.of(open_dataset(source, split=split)).points()]))
+
+
+def on_data(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of the embedded shapes or of an archive: one run, every rule."""
     from quality import Real, scores  # reads the shapes, which takes its time
 
     levels = Subdivision.dyadic(SHAPE_POINTS, 4, sde=SDE)
-    raw = Clouds.of(ParametricShapes(500, 2 * SHAPE_POINTS, split="train"))
+    raw = clouds_of(options.data, "train", 500, 2 * SHAPE_POINTS)
     normalization = Normalization.fit(raw)
     clouds = Clouds(normalization.apply(raw.x))
     torch.manual_seed(0)
@@ -166,8 +175,8 @@ def on_shapes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         run = Trainer(network, objective, batches, normalization, training, {}, Path(folder), branching=rule)
         run.run()
         averaged = run.averaged()
-    real, full = Real("shapes", 100, SHAPE_POINTS), float("nan")
-    val = normalization.apply(Clouds.of(ParametricShapes(32, 4 * SHAPE_POINTS, split="val")).x)
+    real, full = Real(options.data, 100, SHAPE_POINTS), float("nan")
+    val = normalization.apply(clouds_of(options.data, "val", 32, 4 * SHAPE_POINTS).x[:32])
     one_level, pushes = Subdivision([SHAPE_POINTS], [1.0]), [Renoise(push) for push in LEARNED_PUSHES]
     for name, over in (("full cardinality", one_level), ("renoise", levels), ("learned", levels)):
         for push in pushes if over is levels else pushes[:1]:
@@ -182,7 +191,17 @@ def on_shapes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             relative = {"ratio_to_full": row["surface_percent"] / full}
             relative |= {"energy": energy(used, levels, val) if over is levels else ""}
             nearest = {key: row[key] for key in ("1nna-cd", "low", "high")}
-            yield {"data": "shapes", **about, **relative, **nearest, "clouds": real.num_clouds, "seeds": 1}
+            yield {
+                "data": Path(options.data).stem,
+                **about,
+                **relative,
+                **nearest,
+                "clouds": real.num_clouds,
+                "seeds": 1,
+            }
+
+
+PARTS = {"laws": on_exact_laws, "data": on_data}
 
 
 def main() -> None:
@@ -192,13 +211,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--learning-steps", type=int, default=800, help="of a learned branching on an exact law")
-    parser.add_argument("--shape-steps", type=int, default=1500, help="of the run on the embedded shapes, 0 for none")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--data", default="shapes", help='"shapes" or an archive with the splits train and val')
+    parser.add_argument("--shape-steps", type=int, default=1500, help="of the run on the data")
     parser.add_argument("--only", default="", help="rows of the exact laws whose variant holds this")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
     print(f"{hardware_name()}; {options.clouds} clouds, {options.steps} steps, {options.seeds} seeds")
-    for part in (on_exact_laws, on_shapes) if options.shape_steps else (on_exact_laws,):
-        for row in part(options):
+    for part in options.parts:
+        for row in PARTS[part](options):
             shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
             print(" ".join(f"{key}={value}" for key, value in shown.items() if value != ""), flush=True)
             whole = {field: row.get(field, "") for field in FIELDS} | row
