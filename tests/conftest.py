@@ -71,3 +71,17 @@ def call(monkeypatch, capsys, tmp_path):
         return Ended(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def no_wandb_account(monkeypatch, tmp_path):
+    """Neither the settings nor the key of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    import wandb
+
+    wandb.teardown()

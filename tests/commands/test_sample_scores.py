@@ -10,8 +10,9 @@ import yaml
 from mfcdm.training.loggers import Wandb
 from mfcdm.training.run_note import RunNote
 from tests.commands.runs import PNG, clouds, points, records
-from tests.training.test_wandb import _no_account, finished, parts, rows, run_of  # noqa: F401
+from tests.training.wandb_logger.runs import finished, parts, rows, run_of
 
+pytestmark = pytest.mark.usefixtures("no_wandb_account")
 QUICK = ("sampler.num_steps=6", "device=cpu", "output=drawn", "protocol.num_permutations=20")
 KEYS = ["mmd-cd", "cov-cd", "1nna-cd", "mmd-emd", "cov-emd", "1nna-emd", "jsd"]
 
