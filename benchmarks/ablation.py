@@ -38,6 +38,7 @@ from quality import Real
 from samplers import set_distance
 from surfaces import Surfaces
 from torch import Tensor, nn
+from variants import GROUPS
 
 from mfcdm.branching import Renoise
 from mfcdm.cli import config_folder
@@ -59,59 +60,6 @@ FINE = LOG_SNR[-4:]
 REDRAWN = {3.0: 20, 5.0: 12}  # log-SNR and steps from there
 GENERATED_STEPS = 50  # of the sampler that loses least with so few
 NUM_CLOUDS, BATCH, STREAM = 64, 16, 7  # of the judgement: clouds, clouds at once, stream of their noise
-
-GROUPS: dict[str, dict[str, str]] = {
-    "none": {},
-    "optimizer": {
-        "muon 8e-3": "",
-        "muon 4e-3": "trainer.learning_rate=4e-3",
-        "muon 1.6e-2": "trainer.learning_rate=1.6e-2",
-        "adamw 4e-3": "trainer.optimizer=adamw trainer.learning_rate=4e-3",
-        "adamw 1e-3": "trainer.optimizer=adamw trainer.learning_rate=1e-3",
-    },
-    "interaction": {
-        "all": "",
-        "local and global": "network.interactions=[local,global]",
-        "global": "network.interactions=[global]",
-        "local": "network.interactions=[local]",
-        "neither": "network.interactions=[]",
-        "wider radius": "network.radius=[0.8,3.0]",
-        "narrower radius": "network.radius=[0.2,1.0]",
-    },
-    "local": {"moments only": "network.interactions=[global]", "with local": ""},
-    "weights": {
-        "by cost, a quarter pushed": "",
-        "uniform": "objective.level_weights=uniform",
-        "bound": "objective.level_weights=bound",
-        "all times alike": "objective.pushed_share=null",
-    },
-    "defaults": {
-        "default": "",
-        "wider radius": "network.radius=[1.2,6.0]",
-        "narrower radius": "network.radius=[0.53,2.7]",
-        "2 scales": "network.num_scales=2",
-        "6 scales": "network.num_scales=6",
-        "8 moments": "network.num_moments=8",
-        "32 moments": "network.num_moments=32",
-        "depth 6, width 48": "network.depth=6 network.width=48",
-        "depth 2, width 80": "network.depth=2 network.width=80",
-        "noise predicted": "network.prediction=noise",
-        "linear schedule": "sde=linear",
-        "uniform weights": "objective.level_weights=uniform",
-        "bound's weights": "objective.level_weights=bound",
-        "all times alike": "objective.pushed_share=null",
-        "3 levels": "subdivision.num_levels=3",
-        "6 levels": "subdivision.num_levels=6",
-        "one level": "subdivision=none subdivision.num_particles=512",
-        "ratio 4": "subdivision.ratio=4 subdivision.num_levels=3",
-        "levels uniform in t": "subdivision=time subdivision.num_particles=512",
-        "jacobian 0.01": "objective.jacobian_weight=0.01",
-        "jacobian 0.1": "objective.jacobian_weight=0.1",
-        "averaging 0.99": "trainer.ema_decay=0.99",
-        "averaging 0.9999": "trainer.ema_decay=0.9999",
-        "another seed": "seed=1000",
-    },
-}
 
 
 def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> tuple[Trainer, Clouds, str]:
