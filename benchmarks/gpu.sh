@@ -33,7 +33,7 @@ step() { # step NAME LONGEST COMMAND...: run once, at most LONGEST seconds
     fi
 }
 
-train() { # train NAME: one 8-minute training of a category, its pictures and scores
+train() { # train NAME CLOUDS: one 8-minute training of a category, pictures and scores of as many clouds as `val` has
     local name=$1 source=shapes
     local -a where=()
     if [ "$name" != shapes ]; then
@@ -45,14 +45,19 @@ train() { # train NAME: one 8-minute training of a category, its pictures and sc
         num_pictured=32 trainer.checkpoint_every=1000000
     [ -e "$out/done/train-$name" ] || return
     step "quality-$name" 400 "$python" benchmarks/quality.py "$out/$name/checkpoints/last" --data "$source" \
-        --run "$name, 8 minutes on a GPU" --num-steps 50 --output "$out/quality.csv" --picture "$out/$name.png"
+        --run "$name, 8 minutes on a GPU" --samplers dpm_solver langevin --num-clouds "$2" --output "$out/quality.csv" \
+        --picture "$out/$name.png"
+    [ "$name" = shapes ] && return
+    step "scores-$name" 535 "$python" sample.py checkpoint="$out/$name/checkpoints/last" evaluate="$source" \
+        num_clouds="$2" num_particles=2048 output="$out/$name/scored" # 1-NNA by earth mover's distance too
 }
 
 step kernel-tests 500 "$python" -m pytest -q tests/interaction/test_triton_cuda.py tests/test_gpu.py
 step kernel-table 530 "$python" benchmarks/interaction.py --seconds 3 --memory 40 --output "$out/interaction.csv"
-for name in airplane chair shapes headwear; do
-    train "$name"
-done
+train airplane 100
+train chair 140
+train shapes 100
+train headwear 40
 step speed 400 "$python" benchmarks/end_to_end.py --checkpoint "$out/shapes/checkpoints/last" --network base \
     --train-sizes 2048 --sample-sizes 2048 16384 --output "$out/end_to_end.csv"
 step speed-compiled 500 "$python" benchmarks/end_to_end.py --checkpoint "$out/shapes/checkpoints/last" --network base \
