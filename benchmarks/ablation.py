@@ -1,7 +1,7 @@
 """What a choice is worth at equal cost: python benchmarks/ablation.py --variants optimizer --seconds 150 --seeds 2
 
 Every variant is a list of overrides of train.yaml and trains for the same processor seconds on one thread. It is judged
-by the mean square error of v, which is that of x_0 over sigma^2, on held-out clouds, a fixed grid of log-SNR and fixed
+by the mean square error of x_0 over sigma^2, which is that of v, on held-out clouds, a fixed grid of log-SNR and fixed
 noise, with the averaged weights; at each log-SNR with the cardinality of its level (`error`; `fine_error` for log-SNR 4
 to 8). `surface` is the mean distance of the predicted x_0 at log-SNR 4 to 8 to the cloud's own surface, `redrawn` that
 of clouds drawn back by the sampler from their noise at log-SNR 3 and 5, where the shape is known but not its surface,
@@ -48,6 +48,8 @@ from mfcdm.datasets import Clouds, rescaled
 from mfcdm.generate import generate
 from mfcdm.metrics import one_nearest_neighbour_accuracy, pairwise
 from mfcdm.networks import as_score
+from mfcdm.networks.parametrization import prediction_of, x_0_from_output
+from mfcdm.objective import Draw
 from mfcdm.randomness import cloud_generators, standard_normal
 from mfcdm.samplers import DPMSolver, Langevin
 from mfcdm.settings import fitted_to
@@ -79,7 +81,7 @@ def prepared(overrides: list[str], folder: Path, seconds: float, seed: int) -> t
 
 @torch.no_grad()
 def errors(trainer: Trainer, held_out: Clouds) -> Tensor:
-    """Mean square error of v for each log-SNR and cloud, (len(LOG_SNR), clouds)."""
+    """Mean square error of x_0 over sigma^2 for each log-SNR and cloud, (len(LOG_SNR), clouds)."""
     objective, network = trainer.objective, trainer.averaged().eval()
     x = torch.stack([trainer.normalization.apply(cloud) for cloud in held_out.points()])
     return torch.stack([_errors_at(snr, x, objective, network, held_out.labels) for snr in LOG_SNR])
@@ -92,9 +94,15 @@ def _errors_at(log_snr: float, x: Tensor, objective: Any, network: nn.Module, la
     found = []
     for some in torch.arange(len(x)).split(BATCH):
         draw = objective.draw(x[some], None, [generators[i] for i in some], level=level, t=t.expand(len(some)).float())
-        label = None if labels is None else labels[some]
-        found.append(objective.loss(network, draw, label).score_matching)
+        x_0 = predicted(network, draw, None if labels is None else labels[some])
+        found.append(((x_0 - draw.x_0) / draw.sigma).square().mean(dim=(1, 2)))
     return torch.cat(found)
+
+
+def predicted(network: nn.Module, draw: Draw, label: Tensor | None = None) -> Tensor:
+    """x_0 as the network predicts it, whatever its output is."""
+    output = network(draw.x_t, draw.t, label=label)
+    return x_0_from_output(prediction_of(network), output, draw.x_t, draw.alpha, draw.sigma)
 
 
 @torch.no_grad()
@@ -109,7 +117,7 @@ def predicted_distances(trainer: Trainer, source: str) -> list[float]:
     for log_snr in FINE:
         t = objective.sde.time_of_log_snr(torch.tensor([log_snr], dtype=torch.float64)).float().expand(len(x))
         draw = objective.draw(x, None, generators, level=objective.subdivision.num_levels - 1, t=t)
-        x_0 = trainer.normalization.undo(draw.alpha * draw.x_t - draw.sigma * network(draw.x_t, t))
+        x_0 = trainer.normalization.undo(predicted(network, draw))
         found += [100 / side * surfaces.distance(index, cloud) for index, cloud in enumerate(x_0)]
     return found
 

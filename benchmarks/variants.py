@@ -18,6 +18,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "wider radius": "network.radius=[0.8,3.0]",
         "narrower radius": "network.radius=[0.2,1.0]",
     },
+    "prediction": {"v": "", "noise": "network.prediction=noise"},
     "local": {"moments only": "network.interactions=[global]", "with local": ""},
     "weights": {
         "by cost, a quarter pushed": "",
