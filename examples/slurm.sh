@@ -1,6 +1,6 @@
 #!/bin/bash
 # One run on four machines of eight GPUs each, for as long as it takes:
-#   sbatch examples/slurm.sh runs/large experiment=shapes_gpu trainer.max_minutes=10000 trainer.batch_size=512
+#   sbatch examples/slurm.sh runs/large experiment=shapes_gpu trainer.max_minutes=1000 trainer.batch_size=512
 # The first argument is the run's folder, on a disk that all machines share; the others are keys of configs/train.yaml.
 # Submitted again with the same folder, it goes on where it stopped.
 #SBATCH --job-name=mfcdm

@@ -4,6 +4,7 @@ A mistake of the user ends in one sentence on stderr and exit code 2; a mistake 
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,12 +15,14 @@ import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mfcdm.version import __version__
+from mfcdm.wording import quoted
 
 # Beginnings of lines in errors of hydra and omegaconf that say nothing to a user of the commands.
 NOISE = ("object_type=", "reference_type=", "To append to your config use", "See https://hydra.cc/")
@@ -75,6 +78,7 @@ def _main(name: str, run: Callable[[DictConfig, Path], None]) -> None:
         print(f"mfcdm {__version__}")  # noqa: T201
         return
     _check_options()
+    sys.argv[1:] = map(_readable, sys.argv[1:])
     # Hydra prints its own errors over many lines and exits with 1 unless it is told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     failures: list[Exception] = []
@@ -129,6 +133,25 @@ def _check_options() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign, assignment]
     parser.parse_args()
+
+
+def _readable(argument: str) -> str:
+    """A key with a value that Hydra cannot read, such as runs/größe, a=b or ~/runs, with the value in its quotes.
+
+    What begins as a list, a dictionary or a quoted text does is left to Hydra, which may say what is wrong with it.
+    """
+    key, equals, value = argument.partition("=")
+    if not (equals and value and re.fullmatch(r"[+\w./@:-]+", key)) or argument.startswith("-"):
+        return argument
+    if value.startswith("~"):  # a shell expands that in front of a path only
+        value = str(Path(value).expanduser())
+    try:
+        OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        if value[0] in "[{\"'":
+            _stop(f"{argument} cannot be read; a text with such letters needs quotes, as in 'KEY=\"VALUE\"'", 2)
+        return f"{key}={quoted(value)}"
+    return f"{key}={value}"
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -1,4 +1,10 @@
-"""Words of the sentences that users read."""
+"""Words of the sentences that users read, and of the commands that they may copy."""
+
+import re
+import shlex
+
+# Text that Hydra takes as it is; more would do, but a list is safer than its grammar.
+PLAIN = re.compile(r"[\w./:+@-]+", re.ASCII)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -10,3 +16,20 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         plural: where it is not the noun with an s.
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def quoted(text: str) -> str:
+    """Text in quotes of Hydra's: every backslash before a quote or the end stands twice there, quotes are escaped."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def spelled(key: str, value: object) -> str:
+    """key=value, spelled so that a shell passes it on and Hydra takes the value as this very text.
+
+    Args:
+        key: a key of the configuration.
+        value: a path or other text.
+    """
+    text = str(value)
+    return shlex.quote(f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}")

@@ -133,8 +133,8 @@ def test_the_page_has_the_configuration_the_machine_and_the_commands(tmp_path):
     for said in ("trainer.max_steps", "trainer.inner.rate", "[0.5, null]", "abc123", "2.13.0", "train.py 'name=a b'"):
         assert said in page.text
     folder = tmp_path / "a b" / "run"
-    assert f"python train.py 'resume={folder}'" in page.text
-    assert f"python sample.py 'checkpoint={folder}/checkpoints/last'" in page.text
+    assert f"python train.py 'resume=\"{folder}\"'" in page.text
+    assert f"python sample.py 'checkpoint=\"{folder}/checkpoints/last\"'" in page.text
     assert "airplane: run" in page.text
 
 

@@ -39,6 +39,7 @@ from mfcdm.training.engine import Trainer
 from mfcdm.training.loggers import JsonLines, Logger
 from mfcdm.training.options import TrainerOptions
 from mfcdm.training.validation import Validation, ValidationOptions
+from mfcdm.wording import spelled
 
 DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
 MACHINE = ("devices", "num_nodes", "accumulate")  # trainer.* that a resumed run may change: it learns the same
@@ -95,7 +96,7 @@ def find_start(config: dict[str, Any], folder: Path) -> Start:
     if config["resume"] is None:
         if (old := checkpoint.newest(folder / "checkpoints")) is not None:
             raise FileExistsError(
-                f"{folder} already holds {old.name}; resume={folder} goes on, another folder starts anew"
+                f"{folder} already holds {old.name}; {spelled('resume', folder)} goes on, another folder starts anew"
             )
         return Start(config, folder, trust=True)  # the user's own configuration
     folder, trust = Path(config["resume"]), config["trust"]

@@ -66,10 +66,12 @@ def describe(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """The git commit of the code, None where it is no clone."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The git commit of the code, None where it is no clone; a clone that it is merely installed inside is another."""
+    code = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(code), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    top, commit = done.stdout.splitlines()
+    return commit if Path(top) == code else None

@@ -1,6 +1,5 @@
 """train.py: train a network, or go on with a run."""
 
-import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mfcdm.commands.forecast import Outlook
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.reporting import try_report
 from mfcdm.visualize import draw_clouds
+from mfcdm.wording import spelled
 
 
 def train_run(config: dict[str, Any], folder: Path) -> None:
@@ -33,11 +33,8 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
         interrupted, code = _trained(run, crew)
     if interrupted is not None and crew.is_first:
         trainer = run.trainer
-        last, resume = trainer.checkpoint_folder(trainer.step), shlex.quote(str(trainer.folder))
-        say(
-            f"mfcdm: stopped by {interrupted} after step {trainer.step}, in {last}; "
-            f"python train.py resume={resume} goes on"
-        )
+        last, resume = trainer.checkpoint_folder(trainer.step), spelled("resume", trainer.folder)
+        say(f"mfcdm: stopped by {interrupted} after step {trainer.step}, in {last}; python train.py {resume} goes on")
         raise SystemExit(code)
 
 

@@ -48,6 +48,7 @@ TITLES = {
     "validation/1nna-cd": "Chamfer 1-NNA, with its 95 % interval",
     "validation/mmd-cd": "Minimum matching distance, chamfer",
     "validation/cov-cd": "Coverage, chamfer",
+    "validation/error": "|1-NNA - 1/2|, chamfer",
     "validation/num_clouds": "Clouds of a validation, each set",
     "validation/seconds": "Seconds of a validation",
     "validation/since_improvement": "Validations without an improvement",

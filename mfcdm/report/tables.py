@@ -9,6 +9,7 @@ from typing import Any
 
 from mfcdm.evaluation import Protocol
 from mfcdm.report.records import FRACTIONS, Records
+from mfcdm.wording import spelled
 
 ABOUT = ("sizes", "files", "protocol", "details", "versions")
 VALIDATED = ("1nna-cd", "mmd-cd", "cov-cd")
@@ -57,17 +58,13 @@ def environment(about: Mapping[str, Any]) -> str:
 
 def commands(folder: Path) -> str:
     """How to go on with a run, draw from it, and make its page again."""
-
-    def said(*words: str) -> str:
-        return shlex.join(["python", *words])
-
-    model = f"checkpoint={folder / 'checkpoints' / 'last'}"
-    more, scored = (f"output={folder / name}" for name in ("more", "scored"))
+    model = spelled("checkpoint", folder / "checkpoints" / "last")
+    more, scored = (spelled("output", folder / name) for name in ("more", "scored"))
     lines = {
-        "go on training": said("train.py", f"resume={folder}"),
-        "draw clouds": said("sample.py", model, "num_clouds=16", more),
-        "draw and score": said("sample.py", model, "num_clouds=100", "evaluate=REFERENCE.npz", scored),
-        "make this page again": said("-m", "mfcdm.report", str(folder)),
+        "go on training": f"python train.py {spelled('resume', folder)}",
+        "draw clouds": f"python sample.py {model} num_clouds=16 {more}",
+        "draw and score": f"python sample.py {model} num_clouds=100 evaluate=REFERENCE.npz {scored}",
+        "make this page again": f"python -m mfcdm.report {shlex.quote(str(folder))}",
     }
     return table([[name, f"<code class=command>{text(line)}</code>"] for name, line in lines.items()])
 

@@ -98,7 +98,7 @@ class Scores:
 
     @property
     def error(self) -> float:
-        """|1-NNA - 1/2|: 0 is best, and below 1/2 the clouds are copies of the held-out ones."""
+        """|1-NNA - 1/2|: 0 is best; a 1-NNA below 1/2 says that the clouds are copies of the held-out ones."""
         return abs(self.score - 0.5)
 
     @property
@@ -226,6 +226,7 @@ class Validation:
             "validation/1nna-cd": nearest.score,
             "validation/1nna-cd/low": nearest.low,
             "validation/1nna-cd/high": nearest.high,
+            "validation/error": abs(nearest.score - 0.5),
             "validation/mmd-cd": minimum_matching_distance(across),  # minimum matching distance
             "validation/cov-cd": coverage(across),
             "validation/num_clouds": len(across),

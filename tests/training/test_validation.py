@@ -71,6 +71,7 @@ def test_scores_are_those_of_the_definition_in_the_data_coordinates():
     d = torch.stack([chamfer_distance(cloud[None].expand_as(both), both) for cloud in both]).fill_diagonal_(math.inf)
     own = (d.argmin(dim=1) < 5) == (torch.arange(10) < 5)
     assert scores.values["validation/1nna-cd"] == pytest.approx(float(own.float().mean()))
+    assert scores.error == scores.values["validation/error"] == abs(scores.values["validation/1nna-cd"] - 0.5)
     assert scores.values["validation/mmd-cd"] == pytest.approx(float(d[:5, 5:].amin(dim=0).mean()), rel=1e-5)
     covered = len(set(d[:5, 5:].argmin(dim=1).tolist())) / 5
     assert scores.values["validation/cov-cd"] == pytest.approx(covered)
