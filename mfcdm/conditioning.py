@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mfcdm.branching import Branching, Renoise, branched
+from mfcdm.checks import check_whole
 from mfcdm.generate import share_steps
 from mfcdm.holding import HeldScore, Hold, pushed
 from mfcdm.randomness import Generators, random_subset, standard_normal
@@ -237,11 +238,9 @@ def _time_of(log_snr: float, sde: SDE) -> float:
 def _check(given: Tensor, num_particles: int) -> None:
     if given.ndim != 3 or not given.is_floating_point():
         raise ValueError(f"given particles must be floating (B, M, D), got {given.dtype} {tuple(given.shape)}")
-    if int(num_particles) != num_particles or num_particles < max(1, given.shape[1]):
-        raise ValueError(
-            f"num_particles must be a whole number, at least the {given.shape[1]} given particles and at least 1, "
-            f"got {num_particles}"
-        )
+    check_whole("num_particles", num_particles, 1)
+    if num_particles < given.shape[1]:
+        raise ValueError(f"num_particles must be at least the {given.shape[1]} given particles, got {num_particles}")
     wrong = given[~given.isfinite()]
     if len(wrong):
         raise ValueError(f"given particles must be finite, got a coordinate {wrong[0].item()}")

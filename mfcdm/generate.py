@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mfcdm.branching import Branching
+from mfcdm.checks import check_whole
 from mfcdm.networks import as_score
 from mfcdm.randomness import Generators, cloud_generators, random_subset
 from mfcdm.samplers import Sampler, Score
@@ -72,8 +73,7 @@ def generate(
     if not isinstance(dim, int):
         raise ValueError(f"{type(network).__name__} needs an attribute `dim`, the particles' dimension, got {dim!r}")
     for name, value in (("num_clouds", num_clouds), ("num_particles", num_particles), ("batch_size", batch_size)):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value}")
+        check_whole(name, value, 1)
     steps_a_batch = sampler.num_steps
     num_batches = -(-num_clouds // batch_size)
     indices = range(first_index, first_index + num_clouds) if indices is None else indices

@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mfcdm.checks import check_whole
 from mfcdm.networks.parametrization import x_0_from_score
 from mfcdm.randomness import Generators, standard_normal
 from mfcdm.samplers import Score
@@ -65,8 +66,7 @@ class Hold:
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
         for name, count in (("directions", self.directions), ("resamplings", self.resamplings)):
-            if int(count) != count or count < 0:
-                raise ValueError(f"{name} must be a whole number >= 0, got {count}")
+            check_whole(name, count, 0)
         if not 0.0 <= self.floor < math.inf:
             raise ValueError(f"floor must be >= 0 and finite, got {self.floor}")
         if not self.trust > 0.0:
@@ -119,16 +119,21 @@ class HeldScore:
         alpha, sigma = (per_cloud(coefficient(t.to(x)), x) for coefficient in (self.sde.alpha, self.sde.sigma))
         known = alpha * self.given + sigma * self._noise()
         cloud = torch.cat((known, x), dim=1).detach()
-        if self.hold.directions == 0 or bool((self.sde.log_snr(t) > self.hold.until).all()):
+        # With the default `until` nothing is compared: a comparison would stall a GPU once an evaluation.
+        over = self.hold.until < math.inf and bool((self.sde.log_snr(t) > self.hold.until).all())
+        if self.hold.directions == 0 or over:
             return self.score(cloud, t)[:, num_given:]
         with torch.enable_grad():
             cloud.requires_grad_()
             s = self.score(cloud, t)
             s_known = s[:, :num_given]
         if not s.requires_grad:
-            how = f"conditioning with directions={self.hold.directions}"
-            raise ValueError(f"{how} needs a score that is differentiable in x; directions=0 does without")
+            raise self._not_differentiable()
         return s[:, num_given:].detach() + self._correction(s_known, cloud, alpha, sigma)
+
+    def _not_differentiable(self) -> ValueError:
+        how = f"conditioning with directions={self.hold.directions}"
+        return ValueError(f"{how} needs a score that is differentiable in x; directions=0 does without")
 
     def _noise(self) -> Tensor:
         """The noise of the known particles in this evaluation, (B, M, D)."""
@@ -146,7 +151,9 @@ class HeldScore:
         fit = torch.zeros_like(square)  # residual^T V^(-1) residual, from below
         for _ in range(self.hold.directions):
             # H is symmetric for a true score: the product with its transpose, which autograd has, is the one wanted.
-            (product,) = torch.autograd.grad(s_known, cloud, direction, retain_graph=True)
+            (product,) = torch.autograd.grad(s_known, cloud, direction, retain_graph=True, allow_unused=True)
+            if product is None:
+                raise self._not_differentiable()
             v = (1 + self.hold.floor * alpha**2) * direction + sigma**2 * product[:, :num_given]
             curvature = _dot(direction, v)
             # A cloud has arrived where nothing is left, and stops where a network's V is not a covariance.

@@ -98,7 +98,8 @@ def interpolate(
         order = assignment(x_1, y_1) if matching == "noise" else assignment(x, y)
         y_1 = y_1.gather(1, order[..., None].expand_as(y_1))
     between = [turned(x_1, y_1, float(weight)) for weight in weights]
-    return torch.stack([decode(score, sde, noise, num_steps=num_steps, grid=grid) for noise in between])
+    decoded = [decode(score, sde, noise, num_steps=num_steps, grid=grid) for noise in between]
+    return torch.stack(decoded) if decoded else x.new_empty(0, *x.shape)
 
 
 def assignment(x: Tensor, y: Tensor) -> Tensor:
@@ -106,11 +107,11 @@ def assignment(x: Tensor, y: Tensor) -> Tensor:
 
     Exact; time grows as N^3, seconds at 4,096 particles.
     """
-    orders = []
+    orders = [torch.empty(0, x.shape[1], dtype=torch.int64)]  # of no cloud
     for x_b, y_b in zip(x.double().cpu(), y.double().cpu(), strict=True):
         _, order = linear_sum_assignment(torch.cdist(x_b, y_b, compute_mode="donot_use_mm_for_euclid_dist").square())
-        orders.append(torch.from_numpy(order))
-    return torch.stack(orders).to(x.device)
+        orders.append(torch.from_numpy(order)[None])
+    return torch.cat(orders).to(x.device)
 
 
 def turned(x: Tensor, y: Tensor, weight: float) -> Tensor:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from mfcdm.checks import check_whole
 from mfcdm.randomness import Generators, check_lengths
 from mfcdm.samplers import Score
 from mfcdm.sde import SDE
@@ -189,17 +190,24 @@ class _Flow:
 
     def divergences(self, s: Tensor, x: Tensor) -> Tensor:
         """sum_k e_k^T (ds/dx) e_k for each probe, (P,), or div s itself, (1,); float64."""
-        if not s.requires_grad:
-            raise ValueError("the divergence needs a score that is differentiable in x; this one keeps no gradient")
         if self.probes is None:
-            flat = s.flatten()
-            diagonal = [torch.autograd.grad(s_i, x, retain_graph=True)[0].flatten()[i] for i, s_i in enumerate(flat)]
+            diagonal = [gradient(s_i, x).flatten()[i] for i, s_i in enumerate(s.flatten())]
             return torch.stack(diagonal).double().sum()[None]
-        quadratic = [
-            (torch.autograd.grad(s, x, e[None], retain_graph=True)[0][0] * e).double().sum()
-            for e in self.probes.flatten(0, 1)
-        ]
+        quadratic = [(gradient(s, x, e[None])[0] * e).double().sum() for e in self.probes.flatten(0, 1)]
         return torch.stack(quadratic).reshape(self.probes.shape[:2]).sum(dim=1)
+
+
+def gradient(s: Tensor, x: Tensor, direction: Tensor | None = None) -> Tensor:
+    """direction^T (ds/dx), like x; without a direction that of a single number s.
+
+    Raises:
+        ValueError: if s does not depend on x as far as autograd knows.
+    """
+    if s.requires_grad:
+        (found,) = torch.autograd.grad(s, x, direction, retain_graph=True, allow_unused=True)
+        if found is not None:
+            return found
+    raise ValueError("the divergence needs a score that is differentiable in x; this one keeps no gradient")
 
 
 def _probes(x: Tensor, kind: Divergence, num_probes: int, generator: torch.Generator | None) -> Tensor | None:
@@ -227,8 +235,7 @@ def _check_options(t: float, divergence: str, num_probes: int, rtol: float, atol
         raise ValueError(f"divergence must be 'rademacher', 'axes' or 'exact', got {divergence!r}")
     if method not in ("RK45", "DOP853"):
         raise ValueError(f"method must be 'RK45' or 'DOP853', got {method!r}")
-    if int(num_probes) != num_probes or num_probes < 1:
-        raise ValueError(f"num_probes must be a whole number >= 1, got {num_probes}")
+    check_whole("num_probes", num_probes, 1)
     if not (0.0 < rtol < math.inf and 0.0 < atol < math.inf):
         raise ValueError(f"rtol and atol must be > 0 and finite, got {rtol} and {atol}")
 

@@ -146,6 +146,10 @@ class MeanFieldScoreMatching:
                 f"a level of {largest} particles cannot be drawn from clouds of {x_0.shape[1]} points; "
                 f"give clouds of at least {largest}, or lower the subdivision's cardinalities"
             )
+        if level is not None and level not in range(self.subdivision.num_levels):
+            raise ValueError(f"level must be from 0 to {self.subdivision.num_levels - 1}, got {level}")
+        if t is not None and t.shape != x_0.shape[:1]:
+            raise ValueError(f"times must be ({len(x_0)},), got {tuple(t.shape)}")
         level = self._draw_level(generator) if level is None else level
         x_0, lengths = self._subsample(x_0, lengths, self.subdivision.cardinalities[level], generator)
         t = self._draw_times(level, x_0, generator) if t is None else t.to(x_0)
@@ -176,7 +180,7 @@ class MeanFieldScoreMatching:
         """Second-order denoising error of the score's Jacobian along a random direction u.
 
         || (grad s) u + s (s . u) - (noise (noise . u) - u) / sigma^2 ||^2 sigma^4, a mean over the coordinates, where
-        u is N(0, 1) on a random tenth of the particles (at least one) and 0 on the others, and is divided by the
+        u is N(0, 1) on a random tenth of the rows (at least one particle) and 0 on the others, and is divided by the
         square root of their number. The expectation of (noise noise^T - I) / sigma^2 given x_t is grad s + s s^T, so
         the true score is its minimiser, unlike that of || grad s + I / sigma^2 ||. s (s . u) carries no gradient, and
         (grad s) u is a central difference, so that no layer needs a second derivative.

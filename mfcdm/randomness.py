@@ -153,9 +153,10 @@ def _draw(draw, shape, generator, lengths, dtype, device) -> Tensor:  # type: ig
         drawn = draw((generator.batch_size, *shape[1:]), generator=one, dtype=dtype, device=one.device)
         return drawn[first : first + len(generator)].to(device)
     if lengths is None or len(shape) < 2:
-        rows = [draw(shape[1:], generator=g, dtype=dtype, device=g.device).to(device) for g in generator]
-        return torch.stack(rows) if rows else torch.empty(shape, dtype=dtype, device=device)
-    out = torch.zeros(shape, dtype=dtype, device=device)
+        rows = [draw(shape[1:], generator=g, dtype=dtype, device=g.device) for g in generator]
+        return torch.stack(rows).to(device) if rows else torch.empty(shape, dtype=dtype, device=device)
+    # Filled where the generators are, and moved once: a copy a cloud would stall a GPU as often.
+    out = torch.zeros(shape, dtype=dtype, device=generator[0].device if len(generator) else device)
     for b, (g, length) in enumerate(zip(generator, lengths.tolist(), strict=True)):
-        out[b, :length] = draw((length, *shape[2:]), generator=g, dtype=dtype, device=g.device).to(device)
-    return out
+        out[b, :length] = draw((length, *shape[2:]), generator=g, dtype=dtype, device=g.device)
+    return out.to(device)

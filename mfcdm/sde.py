@@ -92,8 +92,10 @@ class SDE(ABC):
         Returns:
             mean (B, N, D) and std (B,), in x_s's dtype.
         """
-        log_ratio = self.log_alpha(_tensor(t).to(x_s)) - self.log_alpha(_tensor(s).to(x_s))
-        return per_cloud(log_ratio.exp(), x_s) * x_s, (-torch.expm1(2 * log_ratio)).clamp_min(0).sqrt()
+        # In float64: near t = 0 both logarithms are far smaller than their difference from 0 in float32.
+        s, t = (_tensor(time).to(x_s.device, torch.float64) for time in (s, t))
+        log_ratio = self.log_alpha(t) - self.log_alpha(s)
+        return per_cloud(log_ratio.exp(), x_s) * x_s, (-torch.expm1(2 * log_ratio)).clamp_min(0).sqrt().to(x_s)
 
     def prior_sample(
         self,
@@ -175,8 +177,8 @@ class CosineVPSDE(SDE):
         return 2 * self.theta * (self.theta * _tensor(t)).tan()
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        """log cos(theta t), like t."""
-        return (self.theta * _tensor(t)).cos().log()
+        """log cos(theta t) = -1/2 log(1 + tan^2), like t; in this form no digits are lost where cos is near 1."""
+        return -0.5 * (self.theta * _tensor(t)).tan().square().log1p()
 
     def sigma(self, t: Tensor) -> Tensor:
         """sin(theta t), like t."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from mfcdm.checks import check_whole
 from mfcdm.sde import SDE, CosineVPSDE
 
 Spacing = Literal["snr", "time"]
@@ -79,11 +80,12 @@ class Subdivision:
             ValueError: if an argument is out of range, or the first branching would lie beyond t = 1.
         """
         sde = CosineVPSDE() if sde is None else sde
-        if num_levels < 1 or num_particles < 1 or ratio < 2:
-            raise ValueError(
-                "num_particles >= 1, num_levels >= 1 and ratio >= 2 are needed, "
-                f"got {num_particles}, {num_levels} and {ratio}"
-            )
+        for name, value, least in (
+            ("num_particles", num_particles, 1),
+            ("num_levels", num_levels, 1),
+            ("ratio", ratio, 2),
+        ):
+            check_whole(name, value, least)
         if num_levels > MAX_LEVELS:  # before anything is raised to its power
             raise ValueError(f"num_levels must be at most {MAX_LEVELS}, got {num_levels}")
         if ratio ** (num_levels - 1) > num_particles:

@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     "version",
     "wording",
+    "checks",
     "atomic",
     "randomness",
     "build",

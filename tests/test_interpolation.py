@@ -122,3 +122,10 @@ def test_wrong_arguments_are_refused():
         encode(law.as_score(SDE), SDE, x.long())
     with pytest.raises(FloatingPointError, match="non-finite"):
         encode(lambda x, t, lengths=None: x * torch.inf, SDE, x + 1)
+
+
+def test_no_weights_and_no_clouds_are_taken():
+    law = five_components()
+    for x, weights in ((torch.zeros(2, 4, 3), WEIGHTS[:0]), (torch.zeros(0, 4, 3), WEIGHTS)):
+        found = interpolate(law.as_score(SDE), SDE, x, x, weights, num_steps=2)
+        assert found.shape == (len(weights), *x.shape)

@@ -210,3 +210,9 @@ def test_wrong_arguments_are_refused():
         chaotic_entropy(torch.zeros(1), torch.zeros(1), 4)
     with pytest.raises(ValueError, match="got log p - log q = inf"):
         chaotic_entropy(torch.tensor([0.0, torch.inf]), torch.zeros(2), 4)
+
+
+def test_a_score_that_does_not_depend_on_the_particles_is_refused():
+    weight = torch.ones((), requires_grad=True)
+    with pytest.raises(ValueError, match="differentiable in x"):
+        log_likelihood(lambda x, t, lengths=None: weight * torch.ones_like(x), CosineVPSDE(), torch.randn(1, 4, 3))

@@ -298,3 +298,12 @@ def test_wrong_arguments_are_refused():
     wrong = ExactNetwork(three_shapes(), prediction="x_0")
     with pytest.raises(ValueError, match="'x_0'"):
         objective(wrong, torch.zeros(2, 8, 3))
+
+
+@pytest.mark.parametrize("level", [-1, 2])
+def test_a_level_that_is_none_is_refused(level):
+    objective = MeanFieldScoreMatching(SDE, Subdivision([4, 8], [1.0, 0.5]))
+    with pytest.raises(ValueError, match=f"level must be from 0 to 1, got {level}"):
+        objective.draw(torch.zeros(1, 8, 3), level=level)
+    with pytest.raises(ValueError, match=r"times must be \(1,\), got \(2,\)"):
+        objective.draw(torch.zeros(1, 8, 3), t=torch.ones(2))

@@ -43,6 +43,20 @@ def test_float32_keeps_the_small_noise_of_early_times(sde):
     assert torch.allclose(sde.sigma(t).double(), exact, rtol=16 * torch.finfo(torch.float32).eps)
 
 
+@pytest.mark.parametrize("t_min", [1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("make", [CosineVPSDE, VPSDE])
+def test_float32_keeps_the_small_noise_of_a_transition_from_early_times(make, t_min):
+    sde = make(t_min=t_min)
+    later = float(sde.time_of_log_snr(sde.log_snr(torch.tensor(t_min, dtype=torch.float64)) - 0.5))
+    s, t = torch.tensor([t_min]), torch.tensor([later])
+    exact = sde.transition(torch.ones(1, 1, 1).double(), s.double(), t.double())[1]
+    beyond = float(sde.sigma(t.double()) ** 2 - sde.sigma(s.double()) ** 2)  # of which std is the root, but for alpha
+    std = sde.transition(torch.ones(1, 1, 1), s, t)[1]
+    assert std.dtype == torch.float32
+    assert float(std) == pytest.approx(float(exact), rel=1e-6)
+    assert float(std) == pytest.approx(math.sqrt(beyond), rel=1e-3)
+
+
 def test_the_cosine_schedule_ends_at_log_snr_minus_ten():
     sde, one = CosineVPSDE(), torch.tensor(1.0, dtype=torch.float64)
     assert float(sde.log_snr(one)) == pytest.approx(-10.0, abs=1e-9)

@@ -217,7 +217,7 @@ static void sweep_tile(const problem *p, const sweep *sweep, int64_t tile, vec *
                 for (int k = 0; k < batch.size; k++) batch.w[k] *= batch.cut[k];
                 carry(sum + h * channels, &batch, columns->features + h * channels, channels);
             }
-            if (sweep->positions->data) pull(dx, &batch, &group);
+            if (sweep->positions->data && num_heads) pull(dx, &batch, &group); /* without heads there are no sums */
         }
         const real du_dx = (real)(2 * p->unit / p->squared_radius); /* du/dx_i = 2 (x_i - y_j) / R^2 */
         for (int d = 0; d < SPACE; d++) dx[d] *= du_dx;

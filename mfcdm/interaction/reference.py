@@ -35,13 +35,15 @@ def unit_of_length(radius: float) -> float:
 def sharpness(bandwidth: Tensor, radius: float) -> Tensor:
     """Return kappa_h = R^2 / (2 bandwidth_h^2), the exponent at the rim of the ball  # (H,)."""
     unit = unit_of_length(radius)  # so that the derivative, of order R^2 / bandwidth^3, is representable
-    return 0.5 * ((radius * unit) / (bandwidth * unit)) ** 2
+    kappa = 0.5 * ((radius * unit) / (bandwidth * unit)) ** 2
+    return kappa.clamp_max(torch.finfo(kappa.dtype).max)  # infinity times the distance 0 would be NaN
 
 
 def smallest_normaliser(dtype: torch.dtype) -> float:
     """Return the (scaled) kernel sum below which nobody counts as near.
 
-    Unscaled this is 2e-49 in float32: only sums that underflow anyway are below it, and 1 / Z stays finite.
+    Unscaled this is of the order of 1e-49 in float32: only sums that underflow anyway are below it, and 1 / Z stays
+    finite.
     """
     info = torch.finfo(dtype)
     return info.tiny / info.eps

@@ -147,7 +147,7 @@ class _TiledConvolution(torch.autograd.Function):
 
 def _with_one(values: Tensor) -> Tensor:
     """Append the channel whose weighted sum is Z."""
-    return torch.cat([values, torch.ones_like(values[..., :1])], -1)
+    return torch.cat([values, values.new_ones(*values.shape[:-1], 1)], -1)
 
 
 @dataclass(frozen=True)

@@ -69,4 +69,5 @@ class LabelEmbedding(nn.Module):
         """(B,) int64 labels, or None for none -> (B, width)."""
         if label is None:
             label = torch.full((num_clouds,), -1, device=self.table.weight.device)
-        return self.table(label.to(torch.int64).remainder(self.num_classes + 1))  # -1 becomes num_classes
+        label = label.to(self.table.weight.device, torch.int64)
+        return self.table(torch.where(label == -1, self.num_classes, label))  # any other label that is none fails there

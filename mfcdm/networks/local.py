@@ -79,20 +79,22 @@ class LocalGaussian(nn.Module):
             condition: (B, width) embedding of time.
 
         Returns:
-            log rho, d / b and p as features (B, N, num_features), and d / b and p as vectors (B, N, num_vectors, D).
+            log rho, d / b and p as features (B, N, num_features), and d / b and p as vectors (B, N, num_vectors, D), in
+            the particles' dtype.
         """
-        x, bandwidth = neighbours.x, self.bandwidth
+        bandwidth = self.bandwidth
         density, offset, covariance = self._moments(neighbours, bandwidth)
-        noise = self.noise(condition).to(x.dtype)[..., None]  # (B, H, 1)
+        noise = self.noise(condition).to(offset.dtype)[..., None]  # (B, H, 1)
         across = solve_positive(covariance, offset.unbind(-1), noise) * noise.sqrt()[..., None]
-        offset = offset / bandwidth[:, None, None].to(x.dtype)
+        offset = offset / bandwidth[:, None, None].to(offset.dtype)
         features = torch.cat((density.log(), offset, across), dim=-1).movedim(1, 2).flatten(start_dim=2)
         vectors = torch.stack((offset, across), dim=-2).movedim(1, 2).flatten(2, 3)
-        return features, vectors
+        return features.to(neighbours.x.dtype), vectors.to(neighbours.x.dtype)
 
     def _moments(self, neighbours: Neighbourhood, bandwidth: Tensor) -> tuple[Tensor, Tensor, dict[Pair, Tensor]]:
         """rho (B, H, N, 1), d (B, H, N, D) and the upper triangle of C, each (B, H, N)."""
-        x = neighbours.x
+        # Of half-precision particles too in float32: rounded squares, subtracted from each other, leave nothing.
+        x = neighbours.x.to(torch.promote_types(neighbours.x.dtype, torch.float32))
         dim = x.shape[-1]
         pairs = list(itertools.combinations_with_replacement(range(dim), 2))
         products = [x[..., i] * x[..., j] for i, j in pairs]

@@ -160,6 +160,9 @@ class ScoreNetwork(nn.Module):
     def _check(self, x: Tensor, t: Tensor, lengths: Tensor | None, label: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[2] != self.dim or not x.is_floating_point():
             raise ValueError(f"particles must be floating (B, N, {self.dim}), got {x.dtype} {tuple(x.shape)}")
+        own = self.embed.weight.dtype
+        if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"particles must be {own} as the network is, got {x.dtype}; call x.to() or network.to()")
         if t.shape != x.shape[:1]:
             raise ValueError(f"times must be ({x.shape[0]},), got {tuple(t.shape)}")
         if lengths is not None and lengths.shape != x.shape[:1]:
@@ -234,7 +237,7 @@ def _guided(
 
 
 def _readable(own: Tensor | None) -> Tensor | None:
-    """Mask of the moments' attention, (B, 1, 1, N); a cloud without particles reads one row of padding, not NaN."""
+    """Mask of the moments' attention, (B, 1, 1, N); a cloud without particles reads its padding, not NaN."""
     if own is None:
         return None
     empty = ~own.any(dim=1, keepdim=True)

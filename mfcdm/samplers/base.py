@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from mfcdm.checks import check_whole
 from mfcdm.networks.parametrization import x_0_from_score
 from mfcdm.randomness import Generators, check_lengths, standard_normal
 from mfcdm.samplers.grids import GRIDS, Grid, time_grid
@@ -25,9 +26,8 @@ class Score(Protocol):
 
 Callback = Callable[[int, float, Tensor], None]  # (steps done, time reached, particles (B, N, D))
 Carried = Any  # what a sampler's step hands on to its next one: a Prediction, velocities, or None
-MAX_REACH = (
-    0.5 + 1e-6
-)  # of an extrapolation; on a grid even in log-SNR the reach is 1/2 to rounding, and stays as it is
+MAX_REACH = 0.5 + 1e-6  # of an extrapolation; on a grid even in log-SNR it is 1/2 to rounding, and stays as it is
+MAX_NOISE = 1e6  # far beyond any use; its square times a clock is still a number
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class System:
     generator: Generators
     lengths: Tensor | None
     own: Tensor | None  # (B, N, 1) bool, None where every row is a particle
+    on_cpu: Tensor | None = None  # the lengths once more: asking a GPU for them at every draw would stall it
     last: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the last evaluation, x, t and x_0
 
     def data_prediction(self, x: Tensor, at: Point) -> Tensor:
@@ -71,7 +72,7 @@ class System:
 
     def noise_like(self, x: Tensor) -> Tensor:
         """Independent N(0, 1) numbers, (B, N, D), drawn so that they do not depend on the batch."""
-        return standard_normal(x.shape, self.generator, lengths=self.lengths, dtype=x.dtype, device=x.device)
+        return standard_normal(x.shape, self.generator, lengths=self.on_cpu, dtype=x.dtype, device=x.device)
 
     def mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over each cloud's own particles, (B, 1, D), and their number, (B, 1, 1)."""
@@ -126,10 +127,9 @@ class Sampler(ABC):
 
     def __post_init__(self) -> None:
         """Refuse what does not fit."""
-        if int(self.num_steps) != self.num_steps or self.num_steps < 1:
-            raise ValueError(f"num_steps must be a whole number >= 1, got {self.num_steps}")
-        if not 0.0 <= self.noise < float("inf"):
-            raise ValueError(f"noise must be >= 0 and finite, got {self.noise}")
+        check_whole("num_steps", self.num_steps, 1)
+        if not 0.0 <= self.noise <= MAX_NOISE:
+            raise ValueError(f"noise must lie in [0, {MAX_NOISE:g}], got {self.noise}")
         if self.center not in ("origin", "mean"):
             raise ValueError(f"center must be 'origin' or 'mean', got {self.center!r}")
         if self.grid not in GRIDS:
@@ -207,6 +207,6 @@ def _system(score: Score, generator: Generators, lengths: Tensor | None, x_T: Te
     if lengths is None:
         return System(score, generator, None, None)
     check_lengths(lengths, *x_T.shape[:2])
-    lengths = lengths.to(x_T.device)
+    on_cpu, lengths = lengths.cpu(), lengths.to(x_T.device)
     own = torch.arange(x_T.shape[1], device=x_T.device)[None, :, None] < lengths[:, None, None]  # (B, N, 1)
-    return System(score, generator, lengths, own)
+    return System(score, generator, lengths, own, on_cpu)

@@ -60,7 +60,7 @@ class UnderdampedLangevin(StochasticSampler):
         x_0 = prediction.extrapolated(previous, after)
         x = flow_step(x, x_0, before, after)
         velocity = previous.velocity if isinstance(previous, Moving) else None
-        gamma = self.gamma(before, after)
+        gamma = self.strength(previous, before, after)
         if gamma > 0.0:
             velocity = system.noise_like(x) if velocity is None else velocity
             x_0 = self.data_of_noise(x, x_0, prediction, previous, after, system)
@@ -78,8 +78,8 @@ class UnderdampedLangevin(StochasticSampler):
         (a_uu, a_uv), (a_vu, a_vv) = (transition := exact_transition(0.5 * self.friction * gamma, self.friction))[0]
         (l_uu, _), (l_vu, l_vv) = transition[1]
         u, first, second = (x - mean) / sigma, system.noise_like(x), system.noise_like(x)
-        position = a_uu * u + a_uv * velocity + l_uu * first
-        return mean + sigma * position, a_vu * u + a_vv * velocity + l_vu * first + l_vv * second
+        moved = (a_uu - 1) * u + a_uv * velocity + l_uu * first
+        return x + sigma * moved, a_vu * u + a_vv * velocity + l_vu * first + l_vv * second
 
 
 Matrix = tuple[tuple[float, float], tuple[float, float]]

@@ -85,14 +85,15 @@ class MultiplicativeSampler(StochasticSampler):
     def drifted(self, y: Tensor, m: Tensor, gamma: float) -> Tensor:
         """The flow of dy = D s dt, s = (m - y) / sigma^2, in second order. It goes straight to m:
 
-        y <- m + e^(-E) (y - m), E = 1/2 int y^2 dgamma (or |y|^2). With kappa = 1/2 gamma y^2 and the growth 2 z of
-        log y^2, z = 1/2 gamma y (m - y), E is kappa (1 + z) where y^2 grows and kappa / (1 - z) where it falls. Nothing
-        is overshot: E > 0, and E < log(1 + |y / m|) on the other side of the centre, so m and the centre stay ahead.
+        y <- y + (1 - e^(-E)) (m - y), E = 1/2 int y^2 dgamma (or |y|^2). With kappa = 1/2 gamma y^2 and the growth 2 z
+        of log y^2, z = 1/2 gamma y (m - y), E is kappa (1 + z) where y^2 grows and kappa / (1 - z) where it falls.
+        Nothing is overshot: E > 0, and E < log(1 + |y / m|) on the other side of the centre, so m and the centre stay
+        ahead.
         """
         product = y * (m - y)
         z = 0.5 * gamma * (product if self.form == "coordinate" else product.sum(dim=-1, keepdim=True))
         exponent = 0.5 * gamma * self.square(y) * (1 + z.clamp_min(0)) / (1 - z.clamp_max(0))
-        return m + (-self.decay(exponent)).exp() * (y - m)
+        return y - torch.expm1(-self.decay(exponent)) * (m - y)
 
     def decay(self, exponent: Tensor) -> Tensor:
         """An exponent up to its second order, and never above MAX_DECAY: sinh in `multiply` must stay small."""

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from torch import Tensor
 
+from mfcdm.checks import check_whole
 from mfcdm.samplers.base import Carried, Point, Prediction, Sampler, System
 from mfcdm.samplers.dpm_solver import DPMSolver
 from mfcdm.samplers.kinetic import UnderdampedLangevin, baoab, check_friction
@@ -86,8 +87,7 @@ class PredictorCorrector(Sampler):
             raise ValueError("the predictor of a PredictorCorrector must be another sampler")
         if self.corrector not in ("langevin", "underdamped"):
             raise ValueError(f"corrector must be 'langevin' or 'underdamped', got {self.corrector!r}")
-        if int(self.num_corrections) != self.num_corrections or self.num_corrections < 0:
-            raise ValueError(f"num_corrections must be a whole number >= 0, got {self.num_corrections}")
+        check_whole("num_corrections", self.num_corrections, 0)
         if not 0.0 < self.snr < float("inf"):
             raise ValueError(f"snr must be > 0 and finite, got {self.snr}")
         if self.corrector == "underdamped" and self.noise * self.snr >= 1.0:

@@ -19,14 +19,16 @@ clock is the log-SNR.
 **Where steps are uneven** the noise step takes its x_0 from another point of the same line. Near the data, where sigma
 is far below the spread of the law, x_0 follows the noise: a step relaxes x by the share q = 1 - e^(-k) to the data
 predicted before it, and a part r of the last move is extrapolated. Noise of variance sigma^2 (1 - e^(-2k)) then lasts
-with the gain G, a force with q G, and the balance of the two, the temperature, is that of p_t only if
-G_n = 2 / (1 + e^(-k_n)) = 1 + q_{n+1} r_{n+1} G_{n+1}, that is
+with the gain a, a force with q a, and the balance of the two, the temperature, is that of p_t only if
+a_n = 2 / (1 + e^(-k_n)) = 1 + q_{n+1} r_{n+1} a_{n+1}, that is
 
     r_{n+1} = 1/2 tanh(k_n / 2) / tanh(k_{n+1} / 2),    k = the relaxation of a step, 1/2 gamma for G = g I.
 
 On an even grid this is the reach 1/2 of the flow's extrapolation. On a grid that is uniform in t the flow's would grow
 to 1 near the data, and the temperature with it, to 1 / (2 (1 - r)): strong noise, and multiplicative noise far from its
-centre is strong, would leave samples too wide.
+centre is strong, would leave samples too wide. Where `noise_until` cuts a step short, r grows as k_{n+1} falls, and
+q_{n+1} r_{n+1} does not: formulas below add q r to x and never subtract numbers of the size of r, and a step with less
+noise than rounding leaves has none.
 
 After the Langevin-type, linear-noise and geometric SDEs of Oh, Lim & Kim (ICLR 2024); using them as samplers of a
 diffusion model is our construction.
@@ -44,7 +46,7 @@ from mfcdm.samplers.dpm_solver import flow_step
 from mfcdm.samplers.strength import NoiseSchedule, check_strength, noise_clock
 from mfcdm.sde import SDE
 
-EVEN = 1e-6  # relative difference below which two steps count as equal: a grid even in log-SNR is so to rounding
+EVEN = 1e-6  # relative difference that counts as rounding: a grid even in log-SNR is even to rounding only
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class StochasticSampler(Sampler):
         """int g^2 / sigma^2 dt over a step."""
         return self.noise**2 * (after.clock - before.clock)
 
+    def strength(self, previous: Prediction | None, before: Point, after: Point) -> float:
+        """gamma of a step, 0 where it is nothing but rounding beside that of the step before."""
+        now = self.gamma(before, after)
+        return 0.0 if previous is not None and now <= EVEN * self.gamma(previous.at, before) else now
+
     def step(
         self, x: Tensor, before: Point, after: Point, system: System, previous: Prediction | None
     ) -> tuple[Tensor, Prediction]:
@@ -80,7 +87,7 @@ class StochasticSampler(Sampler):
         prediction = Prediction(before, system.data_prediction(x, before))
         x_0 = prediction.extrapolated(previous, after)
         x = flow_step(x, x_0, before, after)
-        gamma = self.gamma(before, after)
+        gamma = self.strength(previous, before, after)
         if gamma > 0.0:
             x_0 = self.data_of_noise(x, x_0, prediction, previous, after, system)
             x = self.noise_step(x, after.alpha * x_0, after.sigma, gamma, system)
@@ -114,7 +121,7 @@ class Langevin(StochasticSampler):
     """Additive noise, G = g(t) I, div D = 0; with noise = 1 the reverse SDE, as by SDE-DPM-Solver++(2M).
 
     The noise step is an Ornstein-Uhlenbeck process, solved exactly:
-    x <- mean + e^(-gamma/2) (x - mean) + sigma sqrt(1 - e^(-gamma)) xi.
+    x <- x + (1 - e^(-gamma/2)) (mean - x) + sigma sqrt(1 - e^(-gamma)) xi.
     """
 
     def relaxation(self, x: Tensor, gamma: float, system: System) -> Tensor:
@@ -128,5 +135,5 @@ class Langevin(StochasticSampler):
 
 def ornstein_uhlenbeck(x: Tensor, mean: Tensor, sigma: float, gamma: float, system: System) -> Tensor:
     """Langevin's noise step, which `PredictorCorrector` takes too."""
-    x = mean + math.exp(-0.5 * gamma) * (x - mean)
+    x = x - math.expm1(-0.5 * gamma) * (mean - x)
     return x + sigma * math.sqrt(-math.expm1(-gamma)) * system.noise_like(x)

@@ -97,7 +97,8 @@ class Trainer:
         branching: trained beside the network where it is `Learned`; it always has its averaged weights.
 
     Raises:
-        ValueError: if the run is to stop when its validations are flat, and there are none, or if a part does not fit.
+        ValueError: if the run is to stop when its validations are flat, and there are none, if the Jacobian is to be
+            matched in bf16, or if a part does not fit.
     """
 
     def __init__(
@@ -121,6 +122,11 @@ class Trainer:
         self.raw = network
         self.raw_optimizers = build_optimizers(network, options.optimizer, options.learning_rate, options.weight_decay)
         check_branching(branching, objective, batches.clouds)
+        if objective.jacobian_weight > 0 and options.precision == "bf16-mixed":
+            raise ValueError(
+                f"jacobian_weight={objective.jacobian_weight} needs precision 32-true or 64-true, got bf16-mixed: its "
+                "central difference is smaller than what bf16 rounds off"
+            )
         if fabric is None:
             fabric = fabric_of(options.machine)
             fabric.launch()

@@ -89,3 +89,22 @@ def test_half_precision_values_round_once_at_the_end(function, dtype, normalize)
 @pytest.mark.parametrize("exponent", [50.0, 85.0, 1e3])
 def test_kernel_normalisation_near_and_beyond_underflow(function, exponent):
     assert_kernel_normalisation_near_and_beyond_underflow(function, exponent)
+
+
+@of_either_sum
+@pytest.mark.parametrize(("num_heads", "num_channels"), [(0, 3), (2, 0)])
+def test_without_heads_or_channels_the_positions_have_no_gradient(function, num_heads, num_channels, normalize):
+    x = torch.randn(2, 35, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for y in (None, torch.randn(2, 17, 3)):
+        num_sources = 35 if y is None else 17
+        v = torch.ones(2, num_heads, num_sources, num_channels, requires_grad=True)
+        out = function(x, v, torch.ones(num_heads), radius=1.3, y=y, normalize=normalize)
+        assert out.shape == (2, num_heads, 35, num_channels)
+        (gradient,) = torch.autograd.grad(out.sum(), x)
+        assert not gradient.any()
+
+
+def test_a_bandwidth_far_below_the_radius_sees_coinciding_points_alone(function):
+    x = torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]])
+    out = function(x, torch.tensor([[[[1.0], [5.0]]]]), torch.tensor([1e-20]), radius=1.0, normalize="kernel")
+    assert out.flatten().tolist() == [1.0, 5.0]

@@ -133,6 +133,18 @@ def test_single_precision_is_enough_for_normalised_data():
     assert float((single - exact).norm() / exact.norm()) < 0.02
 
 
+def test_half_precision_rounds_the_fit_once_at_its_end():
+    """Particles that bfloat16 holds exactly: their moments about a far origin would lose all digits in it."""
+    layer = local_gaussian().float()
+    x = (cloud(1, 257) / 8 + 1).bfloat16().float()
+    condition = torch.ones(1, 8)
+    features, vectors = layer(whole(x), condition)
+    for found, expected in zip(layer(whole(x.bfloat16()), condition), (features, vectors), strict=True):
+        assert found.dtype == torch.bfloat16
+        rounding = torch.finfo(torch.bfloat16).eps
+        torch.testing.assert_close(found.float(), expected, rtol=2 * rounding, atol=2 * rounding)
+
+
 def test_rounding_cannot_blow_up_the_fit():
     """Thousands of radii from the origin, second moments of float32 have lost all their digits."""
     layer, condition = local_gaussian().float(), torch.zeros(1, 8)

@@ -5,6 +5,7 @@ import torch
 
 from mfcdm.interaction import available_backends
 from mfcdm.networks import ScoreNetwork
+from mfcdm.networks.embeddings import LabelEmbedding
 from mfcdm.networks.score_network import _readable
 from tests.laws import five_components, generator
 
@@ -141,6 +142,8 @@ def test_shapes_are_checked():
     for bad in (lambda: net(x[..., :2], t), lambda: net(x, t[:1]), lambda: net(x, t, lengths=t[:1])):
         with pytest.raises(ValueError, match="must be"):
             bad()
+    with pytest.raises(ValueError, match=r"must be torch\.float64 as the network is, got torch\.float32"):
+        net(x.float(), t)
     with pytest.raises(ValueError, match="floating"):  # whole numbers would make times whole numbers too
         net(x.long(), t)
     with pytest.raises(ValueError, match=r"whole numbers, got torch\.float32"):
@@ -149,3 +152,12 @@ def test_shapes_are_checked():
         network(num_classes=3)(x, t, label=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="without classes"):
         net(x, t, label=torch.zeros(2))
+
+
+def test_a_label_that_is_no_class_becomes_no_other_class():
+    """On a GPU labels are not checked beforehand: the table must fail there."""
+    embedding = LabelEmbedding(3, 4)
+    assert torch.equal(embedding(torch.tensor([-1]), 1), embedding(None, 1))
+    for label in (4, -2):
+        with pytest.raises(IndexError):
+            embedding(torch.tensor([label]), 1)

@@ -38,7 +38,9 @@ def validation(**options) -> Validation:
     return Validation(held_out, UNCHANGED, SDE, Langevin(), LEVELS, Renoise(1.4), options)
 
 
-def trainer(folder: Path, poison=(), num_clouds=12, validation=None, loggers=(), num_classes=0, **options) -> Trainer:
+def trainer(
+    folder: Path, poison=(), num_clouds=12, validation=None, loggers=(), num_classes=0, jacobian_weight=0.0, **options
+) -> Trainer:
     """A run of six steps; the clouds of `poison` hold infinities, and with classes they take them in turn."""
     torch.manual_seed(0)
     x = three_shapes().sample(num_clouds, 16, generator(0), dtype=torch.float32)
@@ -47,7 +49,7 @@ def trainer(folder: Path, poison=(), num_clouds=12, validation=None, loggers=(),
     options = TrainerOptions(**{"max_steps": 6, "batch_size": 4, "warmup_steps": 2, "accelerator": "cpu", **options})
     return Trainer(
         ScoreNetwork(**NETWORK, num_classes=num_classes),
-        MeanFieldScoreMatching(SDE, LEVELS),
+        MeanFieldScoreMatching(SDE, LEVELS, jacobian_weight),
         Batches(Clouds(x, labels=labels), options.batch_size, 0),
         UNCHANGED,
         options,

@@ -147,3 +147,8 @@ def test_a_run_bounded_by_minutes_ends(tmp_path):
 def test_options_that_do_not_fit_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         TrainerOptions(**options)
+
+
+def test_the_jacobian_is_not_matched_in_bf16(tmp_path):
+    with pytest.raises(ValueError, match=r"jacobian_weight=0\.1 needs precision 32-true or 64-true, got bf16-mixed"):
+        trainer(tmp_path, jacobian_weight=0.1, max_steps=1, precision="bf16-mixed")
