@@ -5,11 +5,12 @@ import signal
 import time
 
 import numpy as np
+import pytest
 import yaml
 from safetensors.numpy import load_file
 
 from mfcdm import checkpoint
-from tests.commands.runs import SHAPES, VALIDATED, change_config, points, records
+from tests.commands.runs import SHAPES, TINY, VALIDATED, archive, change_config, clouds, points, records
 
 
 def test_resumed_run_ends_bit_equal(run, script, tmp_path):
@@ -110,3 +111,63 @@ def test_a_finished_run_is_left_as_it_is(run, call, tmp_path):
     assert ended.code == 0, ended.err
     assert {path: path.lstat().st_ino for path in (copy / "checkpoints").rglob("step-*/*")} == before
     assert records(copy) == records(run)
+
+
+# The data of a resumed run
+
+CHANGED = [
+    ({"points": 50 * clouds(6, 64, 3) + 2}, {}, "their mean and standard deviation are"),
+    ({"points": np.concatenate([clouds(6, 64, 3)] * 2)}, {}, "there are 12 clouds, and were 6"),
+    ({"points": clouds(6, 64, 3) + 0.01}, {"num_clouds": None}, "their mean and standard deviation are"),
+]
+
+
+@pytest.fixture
+def on_archive(call, tmp_path):
+    """A run of four steps on a file, as if killed after the second."""
+    archive(tmp_path / "data.npz", points=clouds(6, 64, 3))
+    options = (*TINY, "trainer.max_steps=4", "trainer.checkpoint_every=2", "num_pictured=0", "hydra.run.dir=run")
+    ended = call("train", "dataset.path=data.npz", *options)
+    assert ended.code == 0, ended.err
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    return tmp_path / "run"
+
+
+def change_state(run, key, value):
+    """Set a number of the training state, or leave it out, as an earlier version did."""
+    path = run / "checkpoints" / "step-00000002" / "state.json"
+    state = json.loads(path.read_text())
+    state["training"].pop(key)
+    state["training"] |= {} if value is None else {key: value}
+    path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(("arrays", "state", "difference"), CHANGED, ids=["scale", "number", "earlier version"])
+def test_a_run_whose_data_have_changed_is_refused_and_left_as_it_is(
+    on_archive, call, tmp_path, arrays, state, difference
+):
+    for key, value in state.items():
+        change_state(on_archive, key, value)
+    archive(tmp_path / "data.npz", **arrays)
+    before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+    ended = call("train", "resume=run")
+    assert ended.code == 2
+    assert f"{tmp_path / 'data.npz'} holds other data than the run began with: {difference}" in ended.sentence
+    assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before
+
+
+def test_a_run_whose_checkpoints_count_no_clouds_goes_on(on_archive, call):
+    change_state(on_archive, "num_clouds", None)
+    ended = call("train", "resume=run")
+    assert ended.code == 0, ended.err
+    assert checkpoint.load_training(on_archive / "checkpoints" / "last").numbers["num_clouds"] == 6
+
+
+def test_a_relative_path_that_is_not_there_is_refused_with_the_folder_that_it_was_looked_for_from(
+    on_archive, call, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ended = call("train", f"resume={on_archive}")
+    assert ended.code == 2
+    assert f"dataset.path=data.npz is relative to {tmp_path / 'elsewhere'}" in ended.sentence
