@@ -19,6 +19,7 @@ LAYERS = (
     "version",
     "wording",
     "atomic",
+    "locking",
     "randomness",
     "build",
     "outline",

@@ -10,6 +10,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from mfcdm import checkpoint
+from mfcdm.locking import LOCK, alone_in
+from mfcdm.training.batches import Batches
 from tests.commands.runs import SHAPES, TINY, VALIDATED, archive, change_config, clouds, points, records
 
 
@@ -171,3 +173,42 @@ def test_a_relative_path_that_is_not_there_is_refused_with_the_folder_that_it_wa
     ended = call("train", f"resume={on_archive}")
     assert ended.code == 2
     assert f"dataset.path=data.npz is relative to {tmp_path / 'elsewhere'}" in ended.sentence
+
+
+# Two processes in one folder
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_and_left_as_it_is(on_archive, call, tmp_path):
+    half = on_archive / "checkpoints" / ".writing-step-00000004-4242"
+    half.mkdir()
+    with alone_in(on_archive):
+        before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+        for arguments in (("resume=run",), ("dataset.path=data.npz", *TINY, "hydra.run.dir=run")):
+            ended = call("train", *arguments)
+            assert ended.code == 2
+            assert "another process is working in " in ended.sentence
+            assert "run; it has to end first" in ended.sentence
+        assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before
+        ended = call("sample", "checkpoint=run/checkpoints/step-00000002", "num_clouds=1", "output=drawn", "device=cpu")
+        assert ended.code == 0, ended.err
+    ended = call("train", "resume=run")
+    assert ended.code == 0, ended.err
+    assert not list(on_archive.rglob(".*"))
+
+
+def test_a_run_is_alone_in_its_folder_while_it_trains(call, tmp_path, monkeypatch):
+    archive(tmp_path / "data.npz", points=clouds(6, 64, 3))
+    seen, draw = [], Batches.at
+
+    def at(batches, step):
+        seen.append((tmp_path / "run" / LOCK).exists())
+        with pytest.raises(BlockingIOError), alone_in(tmp_path / "run"):
+            pass
+        return draw(batches, step)
+
+    monkeypatch.setattr(Batches, "at", at)
+    ended = call("train", "dataset.path=data.npz", *TINY, "trainer.max_steps=1", "num_pictured=0", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert seen
+    assert all(seen)
+    assert not (tmp_path / "run" / LOCK).exists()
