@@ -97,6 +97,11 @@ def find_start(config: dict[str, Any], folder: Path) -> Start:
             raise FileExistsError(
                 f"{folder} already holds {old.name}; resume={folder} goes on, another folder starts anew"
             )
+        if damaged := sorted((folder / "checkpoints").glob("step-*")):
+            raise FileExistsError(
+                f"{folder} already holds {damaged[-1].name}, which is not whole: {checkpoint.fault(damaged[-1])}; "
+                "another folder starts anew"
+            )
         return Start(config, folder, trust=True)  # the user's own configuration
     folder, trust = Path(config["resume"]), config["trust"]
     newest = checkpoint.newest(folder / "checkpoints")

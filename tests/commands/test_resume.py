@@ -212,3 +212,12 @@ def test_a_run_is_alone_in_its_folder_while_it_trains(call, tmp_path, monkeypatc
     assert seen
     assert all(seen)
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_new_run_does_not_begin_over_damaged_checkpoints(on_archive, call):
+    (on_archive / "checkpoints" / "step-00000002" / "network.safetensors").write_bytes(b"x")
+    before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+    ended = call("train", "dataset.path=data.npz", *TINY, "hydra.run.dir=run")
+    assert ended.code == 2
+    assert "already holds step-00000002, which is not whole: network.safetensors: " in ended.sentence
+    assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before
