@@ -11,7 +11,8 @@ import torch
 from mfcdm import checkpoint
 from mfcdm.training import refusals
 from mfcdm.training.json_lines import JsonLines
-from mfcdm.training.refusals import CALM, MAX_HALVINGS, Refusals, RefusedStep
+from mfcdm.training.refusals import CALM, MAX_HALVINGS, MAX_REFUSED, Refusals, RefusedStep, read_refused
+from tests.laws import generator
 from tests.training.runs import scripted, state, trainer, validation
 
 
@@ -186,6 +187,15 @@ def test_a_run_that_is_refused_on_and_on_stops_with_a_diagnosis_that_can_be_repl
         torch.testing.assert_close(torch.tensor(told), loss.score_matching, equal_nan=True, rtol=0, atol=0)
     assert checkpoint.newest(tmp_path / "checkpoints").name == "step-00000002"  # its steps are skipped, and it is whole
     assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 2
+
+
+def test_steps_of_large_batches_are_read_back(tmp_path):
+    found, times = Refusals(), torch.rand(512, generator=generator(0)).tolist()
+    for step in range(1, MAX_REFUSED + 1):
+        found.refuse(RefusedStep(step, 3, times, list(range(1000, 1512)), [*times[1:], math.inf]), tmp_path, 5)
+    seed, steps = read_refused(tmp_path)
+    assert (seed, [step.step for step in steps]) == (5, list(range(1, MAX_REFUSED + 1)))
+    assert all(step.t == times and step.loss == [*times[1:], math.inf] for step in steps)
 
 
 def test_a_diagnosis_is_given_where_nothing_can_be_written(tmp_path, monkeypatch):
