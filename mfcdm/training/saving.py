@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfcdm import checkpoint
+from mfcdm.training.kept_numbers import check_kept
 from mfcdm.training.optimizers import load_moments, read_moments
 from mfcdm.training.refusals import Refusals
 from mfcdm.training.same_data import check_same_data, place_of
@@ -83,6 +84,7 @@ def _write(run: Trainer) -> Path:
 
 def _load(run: Trainer, folder: Path) -> None:
     state, whole = checkpoint.load_training(folder), checkpoint.read_state(folder)
+    check_kept(state.numbers, run.branching.numbers(), folder / "state.json")
     place = place_of(run.config.get("dataset") or {})
     check_same_data(whole, run.normalization, run.categories, len(run.batches.clouds), place)
     checkpoint.load_weights(run.raw, state.under("network."), folder)

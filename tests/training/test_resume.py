@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -118,6 +119,36 @@ def test_a_process_killed_between_the_two_renames_keeps_the_old_checkpoint(tmp_p
     checkpoint.remove_leftovers(folder.parent)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["last", "step-00000000"]
     assert checkpoint.load(folder.parent / "last").step == 0
+
+
+DAMAGED = [
+    (lambda numbers: numbers.clear(), "training has no ema_updates"),
+    (lambda numbers: numbers.pop("seconds"), "training has no seconds"),
+    (lambda numbers: numbers.pop("refusals"), "training has no refusals"),
+    (lambda numbers: numbers.update(seconds="x"), "training.seconds is 'x'"),
+    (lambda numbers: numbers.update(seconds=float("nan")), "training.seconds is nan"),
+    (lambda numbers: numbers.update(ema_updates=-1), "training.ema_updates is -1"),
+    (lambda numbers: numbers.update(refusals={"a": 1}), "training.refusals is {'a': 1}"),
+    (lambda numbers: numbers.update(refusals={"in_all": "many"}), "training.refusals is"),
+    (lambda numbers: numbers.update(best=3), "training.best is 3"),
+    (lambda numbers: numbers.update(best={"step": 1}), "training.best is {'step': 1}"),
+    (lambda numbers: numbers.update(best={"step": 0.5, "score": 0.1}), "training.best is {'step': 0.5"),
+    (lambda numbers: numbers.update(plateau={"step": None}), "training.plateau is"),
+    (lambda numbers: numbers.update(unfinished=[1]), r"training.unfinished is \[1\]"),
+    (lambda numbers: numbers.update(branching=1), "training.branching is 1"),
+    (lambda numbers: numbers.update(num_clouds="12"), "training.num_clouds is '12'"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGED, ids=[sentence for _, sentence in DAMAGED])
+def test_a_damaged_number_is_named_with_its_file(tmp_path, damage, sentence):
+    folder = trainer(tmp_path).save()
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    damage(state["training"])
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=f"{path} is damaged: {sentence}"):
+        trainer(tmp_path).resume(folder)
 
 
 SAVED = {"mean": [1e3, 0.0], "std": 2.0, "categories": ["a"], "training": {"num_clouds": 3}}
