@@ -28,6 +28,7 @@ from mfcdm.settings import (
     TrainKeys,
     check_cardinality,
     check_device,
+    check_dimension,
     check_extent,
     check_numbers,
     check_steps,
@@ -38,6 +39,7 @@ from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
 from mfcdm.training.loggers import JsonLines, Logger
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.same_data import place_of
 from mfcdm.training.validation import Validation, ValidationOptions
 
 DEFAULT_MINUTES = 30.0  # of a run without a bound of its own
@@ -160,6 +162,7 @@ def read_material(start: Start) -> Material:
     augmentation = read_augmentation(config)
     parts = build_parts(config, start.trust)
     raw = read_clouds(config["dataset"], start.trust)
+    check_dimension(raw, place_of(config["dataset"]))
     clouds = fitted_to(parts.network, rescaled(raw, config["normalization"]))
     check_cardinality(clouds, parts.subdivision)
     normalization = Normalization.fit(clouds)

@@ -360,6 +360,17 @@ def test_a_picture_that_finds_the_disk_full_is_said_and_the_run_goes_on(tmp_path
     assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 6
 
 
+def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_goes_on(tmp_path, monkeypatch):
+    def draw(*_):
+        raise ValueError("a cloud must be (N, 2) or (N, 3) to be drawn")
+
+    run = trainer(tmp_path, validation=validation())
+    monkeypatch.setattr(run.judge.validation, "draw", draw)
+    with pytest.warns(UserWarning, match=r"could not be written, and the run goes on: a cloud must be \(N, 2\)"):
+        run.run()
+    assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 6
+
+
 # Pruning
 
 
