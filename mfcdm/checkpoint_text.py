@@ -12,8 +12,16 @@ DEEPEST = 32
 MOST_BITS = 64  # of a whole number
 
 
-def read_plain(path: Path, parse: Callable[[str], Any]) -> Any:
+def read_plain(path: Path, parse: Callable[[str], Any], most: int = MOST_TEXT) -> Any:
     """Read a file of plain values.
+
+    Args:
+        path: of the file.
+        parse: from its text to the values.
+        most: characters, and values, that it may hold.
+
+    Returns:
+        the values.
 
     Raises:
         FileNotFoundError: if it is missing, or not a file.
@@ -22,33 +30,33 @@ def read_plain(path: Path, parse: Callable[[str], Any]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a whole checkpoint: it has no {path.name}")
     with path.open("rb") as file:
-        content = file.read(MOST_TEXT + 1)
+        content = file.read(most + 1)
     try:
-        return parsed(content.decode(), parse, path)
+        return parsed(content.decode(), parse, path, most)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged: {error.reason} at byte {error.start}") from error
 
 
-def parsed(text: str, parse: Callable[[str], Any], path: Path) -> Any:
-    """Plain values from a text; `path` is named in complaints."""
-    if len(text) > MOST_TEXT:
-        raise ValueError(f"{path} is damaged: it has more than {MOST_TEXT} characters of plain values")
+def parsed(text: str, parse: Callable[[str], Any], path: Path, most: int = MOST_TEXT) -> Any:
+    """Plain values from a text of at most so many characters; `path` is named in complaints."""
+    if len(text) > most:
+        raise ValueError(f"{path} is damaged: it has more than {most} characters of plain values")
     try:
         value = parse(text)
-        _check_extent(value)
+        _check_extent(value, most)
     except Exception as error:  # a parser that meets a hostile text fails in every possible way
         raise ValueError(f"{path} is damaged: {one_line(error)}") from error
     return value
 
 
-def _check_extent(value: Any) -> None:
+def _check_extent(value: Any, most: int) -> None:
     """Refuse values that take much more to walk through, or to show, than it took to write them down."""
-    left, waiting = MOST_TEXT, [(value, 0)]
+    left, waiting = most, [(value, 0)]
     while waiting:
         part, depth = waiting.pop()
         left -= 1 + (len(part) if hasattr(part, "__len__") else 0)
         if left < 0 or depth > DEEPEST:
-            raise ValueError(f"it holds more than {MOST_TEXT} values, or some {DEEPEST} deep")
+            raise ValueError(f"it holds more than {most} values, or some {DEEPEST} deep")
         if isinstance(part, int) and part.bit_length() > MOST_BITS:
             raise ValueError(f"it holds a whole number of more than {MOST_BITS} bits")
         if isinstance(part, Mapping):

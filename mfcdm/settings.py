@@ -17,6 +17,7 @@ from mfcdm.wording import counted
 
 Group = Mapping[str, Any]
 
+DRAWN_DIMS = (2, 3)  # of clouds that pictures and files can show
 MAX_SEED = 2**63  # torch takes seeds below it
 MOST_WEIGHTS = 5_000  # tensors of a network; ours have about twenty a block
 
@@ -104,6 +105,12 @@ def fitted_to(network: nn.Module, clouds: Clouds) -> Clouds:
     if int(clouds.labels.max()) >= classes:
         raise ValueError(f"the labels go up to {int(clouds.labels.max())}: network.num_classes={classes} is too few")
     return clouds
+
+
+def check_dimension(clouds: Clouds, place: str) -> None:
+    """Refuse clouds that no picture can show, before a run comes to its first one; `place` is where they lie."""
+    if (dim := clouds.x.shape[2]) not in DRAWN_DIMS:
+        raise ValueError(f"the clouds of {place} have dimension {dim}; training takes dimension 2 or 3")
 
 
 def check_device(setting: str, name: str) -> str:

@@ -20,6 +20,7 @@ LAYERS = (
     "wording",
     "checks",
     "atomic",
+    "locking",
     "randomness",
     "build",
     "outline",

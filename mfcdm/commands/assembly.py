@@ -28,6 +28,7 @@ from mfcdm.settings import (
     TrainKeys,
     check_cardinality,
     check_device,
+    check_dimension,
     check_extent,
     check_numbers,
     check_steps,
@@ -38,6 +39,7 @@ from mfcdm.training.batches import Batches
 from mfcdm.training.engine import Trainer
 from mfcdm.training.loggers import JsonLines, Logger
 from mfcdm.training.options import TrainerOptions
+from mfcdm.training.same_data import place_of
 from mfcdm.training.validation import Validation, ValidationOptions
 from mfcdm.wording import spelled
 
@@ -98,6 +100,11 @@ def find_start(config: dict[str, Any], folder: Path) -> Start:
             raise FileExistsError(
                 f"{folder} already holds {old.name}; {spelled('resume', folder)} goes on, another folder starts anew"
             )
+        if damaged := sorted((folder / "checkpoints").glob("step-*")):
+            raise FileExistsError(
+                f"{folder} already holds {damaged[-1].name}, which is not whole: {checkpoint.fault(damaged[-1])}; "
+                "another folder starts anew"
+            )
         return Start(config, folder, trust=True)  # the user's own configuration
     folder, trust = Path(config["resume"]), config["trust"]
     newest = checkpoint.newest(folder / "checkpoints")
@@ -156,6 +163,7 @@ def read_material(start: Start) -> Material:
     augmentation = read_augmentation(config)
     parts = build_parts(config, start.trust)
     raw = read_clouds(config["dataset"], start.trust)
+    check_dimension(raw, place_of(config["dataset"]))
     clouds = fitted_to(parts.network, rescaled(raw, config["normalization"]))
     check_cardinality(clouds, parts.subdivision)
     normalization = Normalization.fit(clouds)

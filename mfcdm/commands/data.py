@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor
@@ -41,9 +42,20 @@ def open_data(config: Group, trust: bool) -> CloudDataset:
     """The data set that a configuration names.
 
     Raises:
-        FileNotFoundError: if its files are not there.
+        FileNotFoundError: if its files are not there; of a relative path it says from where.
         ValueError: if it cannot be built or read.
     """
+    try:
+        return _opened(config, trust)
+    except FileNotFoundError as error:
+        path = config.get("path")
+        if path is None or Path(path).is_absolute():
+            raise
+        said = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        raise FileNotFoundError(f"{said}; dataset.path={path} is relative to {Path.cwd()}") from error
+
+
+def _opened(config: Group, trust: bool) -> CloudDataset:
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     if (opener := OPENERS.get(config.get("_target_"))) is not None:
         check_arguments(opener, arguments, "dataset.")

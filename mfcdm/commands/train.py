@@ -1,6 +1,6 @@
 """train.py: train a network, or go on with a run."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mfcdm.commands.files import describe, grid, write_samples
 from mfcdm.commands.forecast import Outlook
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.reporting import try_report
+from mfcdm.locking import alone_in
 from mfcdm.visualize import draw_clouds
 from mfcdm.wording import spelled
 
@@ -25,10 +26,11 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
     """Train as `config` says in `folder`, or go on in the folder that `config["resume"]` names.
 
     Raises:
+        BlockingIOError: if another process trains in the folder.
         SystemExit: if Ctrl-C or SIGTERM has stopped the run, with the code that a shell gives to it.
     """
     crew, interrupted, code = Crew(), None, 0
-    with crew.one_voice():
+    with crew.one_voice(), _alone(config, folder, crew):
         run = prepare(_start(config, folder, crew), crew)  # all is built and checked before anything is written
         interrupted, code = _trained(run, crew)
     if interrupted is not None and crew.is_first:
@@ -36,6 +38,15 @@ def train_run(config: dict[str, Any], folder: Path) -> None:
         last, resume = trainer.checkpoint_folder(trainer.step), spelled("resume", trainer.folder)
         say(f"mfcdm: stopped by {interrupted} after step {trainer.step}, in {last}; python train.py {resume} goes on")
         raise SystemExit(code)
+
+
+def _alone(config: dict[str, Any], folder: Path, crew: Crew) -> AbstractContextManager[None]:
+    """Keep other runs from the folder that this process writes to: they would remove what it is just writing."""
+    if config.get("resume") is not None:
+        folder = Path(str(config["resume"]))
+        if not folder.is_dir():
+            return nullcontext()
+    return alone_in(folder) if crew.is_first else nullcontext()
 
 
 def _trained(run: Prepared, crew: Crew) -> tuple[str | None, int]:

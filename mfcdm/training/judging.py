@@ -111,7 +111,7 @@ class Judge:
         assert self.validation is not None
         try:
             self.validation.draw(path, scores)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             warnings.warn(f"{path} could not be written, and the run goes on: {error}", stacklevel=2)
             return False
         return True

@@ -19,6 +19,7 @@ MAX_HALVINGS = 6  # of the learning rate
 CALM = 50  # applied steps after which the rate doubles again
 MAX_NAMED = 16  # clouds in a sentence
 REFUSED = "refused.json"  # in a run's folder: what repeats its last refused steps
+MOST_TEXT = 2**24  # characters of it that are read: a cloud takes about 50, so 20 steps may have 16,000 each
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Refusals:
         path = folder / REFUSED
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as scratch:
-            scratch.write_text(json.dumps({"seed": seed, "steps": steps}, indent=1, allow_nan=False))
+            scratch.write_text(json.dumps({"seed": seed, "steps": steps}, separators=(",", ":"), allow_nan=False))
         return path
 
 
@@ -136,7 +137,7 @@ def read_refused(folder: Path) -> tuple[int, list[RefusedStep]]:
     path = folder / REFUSED
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {REFUSED}: no step of a run there was refused")
-    found = read_plain(path, json.loads)
+    found = read_plain(path, json.loads, MOST_TEXT)
     try:
         return int(found["seed"]), [_refused(step) for step in found["steps"]]
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """What a W&B run must know when it goes on: its id, and what of it is surely on the disk."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from typing import Any
 
 from mfcdm import checkpoint
 from mfcdm.atomic import whole
+from mfcdm.locking import is_ours
 
 # W&B's service writes to the disk every 15 s; a process that is killed outright loses what came since.
 WRITTEN_AFTER = 30.0
@@ -85,13 +85,9 @@ class RunNote:
 def _held(folder: Path) -> Callable[[], None]:
     """Keep other processes from a folder's run until what is returned is called, or this process ends."""
     opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not is_ours(opened):
         os.close(opened)
-        raise BlockingIOError(f"another process is recording {folder}") from error
-    except OSError:  # a file system without locks keeps nobody away
-        pass
+        raise BlockingIOError(f"another process is recording {folder}")
     return partial(os.close, opened)
 
 

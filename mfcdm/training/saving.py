@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfcdm import checkpoint
+from mfcdm.training.kept_numbers import check_kept
 from mfcdm.training.optimizers import load_moments, read_moments
 from mfcdm.training.refusals import Refusals
+from mfcdm.training.same_data import check_same_data, place_of
 from mfcdm.training.stepping import diagnosis
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def resume(run: Trainer, folder: Path) -> None:
 
     Raises:
         FileNotFoundError: if the checkpoint holds no training state.
-        ValueError: if it does not fit the network.
+        ValueError: if it does not fit the network, or the data are not those that the run began with.
     """
     with run.processes.together():
         _load(run, folder)
@@ -58,6 +60,7 @@ def _write(run: Trainer) -> Path:
         "ema_updates": run.ema.updates,
         "refusals": run.refusals.numbers(),
         "seed": run.batches.seed,
+        "num_clouds": len(run.batches.clouds),
         "branching": run.branching.numbers(),
         **run.judge.numbers(),
     }
@@ -80,13 +83,16 @@ def _write(run: Trainer) -> Path:
 
 
 def _load(run: Trainer, folder: Path) -> None:
-    state = checkpoint.load_training(folder)
+    state, whole = checkpoint.load_training(folder), checkpoint.read_state(folder)
+    check_kept(state.numbers, run.branching.numbers(), folder / "state.json")
+    place = place_of(run.config.get("dataset") or {})
+    check_same_data(whole, run.normalization, run.categories, len(run.batches.clouds), place)
     checkpoint.load_weights(run.raw, state.under("network."), folder)
     load_moments(run.raw, run.raw_optimizers, state.under("optimizer."))
     run.branching.load(state, folder)
     run.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
     numbers = state.numbers
-    run.step, run.seconds = checkpoint.read_state(folder)["step"], numbers["seconds"]
+    run.step, run.seconds = whole["step"], numbers["seconds"]
     run.refusals = Refusals(**numbers["refusals"]) if "refusals" in numbers else Refusals(numbers["refused"])
     run.judge.load(numbers)
 

@@ -73,6 +73,8 @@ DATA_MISTAKES = [
     ({"points": clouds(4, 80, 3), "lengths": np.array([80, 70, 40, 64])}, ["cloud 2 has 40 points", "64"]),
     ({"points": clouds(64, 3)}, ["clouds.npz", "(64, 3)"]),
     ({"points": np.ones((4, 64, 3))}, ["coincide"]),
+    ({"points": clouds(4, 64, 4)}, ["clouds.npz", "dimension 4", "2 or 3"]),
+    ({"points": clouds(4, 64, 1)}, ["clouds.npz", "dimension 1", "dimension 2 or 3"]),
     ({"points": np.array([[["a", "b"]]])}, ["clouds.npz", "<U1"]),
     ({"val": clouds(4, 64, 3), "test": clouds(4, 64, 3)}, ["clouds.npz", "'train'", "val"]),
 ]

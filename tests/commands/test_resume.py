@@ -5,11 +5,14 @@ import signal
 import time
 
 import numpy as np
+import pytest
 import yaml
 from safetensors.numpy import load_file
 
 from mfcdm import checkpoint
-from tests.commands.runs import SHAPES, VALIDATED, change_config, points, records
+from mfcdm.locking import LOCK, alone_in
+from mfcdm.training.batches import Batches
+from tests.commands.runs import SHAPES, TINY, VALIDATED, archive, change_config, clouds, points, records
 
 
 def test_resumed_run_ends_bit_equal(run, script, tmp_path):
@@ -110,3 +113,111 @@ def test_a_finished_run_is_left_as_it_is(run, call, tmp_path):
     assert ended.code == 0, ended.err
     assert {path: path.lstat().st_ino for path in (copy / "checkpoints").rglob("step-*/*")} == before
     assert records(copy) == records(run)
+
+
+# The data of a resumed run
+
+CHANGED = [
+    ({"points": 50 * clouds(6, 64, 3) + 2}, {}, "their mean and standard deviation are"),
+    ({"points": np.concatenate([clouds(6, 64, 3)] * 2)}, {}, "there are 12 clouds, and were 6"),
+    ({"points": clouds(6, 64, 3) + 0.01}, {"num_clouds": None}, "their mean and standard deviation are"),
+]
+
+
+@pytest.fixture
+def on_archive(call, tmp_path):
+    """A run of four steps on a file, as if killed after the second."""
+    archive(tmp_path / "data.npz", points=clouds(6, 64, 3))
+    options = (*TINY, "trainer.max_steps=4", "trainer.checkpoint_every=2", "num_pictured=0", "hydra.run.dir=run")
+    ended = call("train", "dataset.path=data.npz", *options)
+    assert ended.code == 0, ended.err
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    return tmp_path / "run"
+
+
+def change_state(run, key, value):
+    """Set a number of the training state, or leave it out, as an earlier version did."""
+    path = run / "checkpoints" / "step-00000002" / "state.json"
+    state = json.loads(path.read_text())
+    state["training"].pop(key)
+    state["training"] |= {} if value is None else {key: value}
+    path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(("arrays", "state", "difference"), CHANGED, ids=["scale", "number", "earlier version"])
+def test_a_run_whose_data_have_changed_is_refused_and_left_as_it_is(
+    on_archive, call, tmp_path, arrays, state, difference
+):
+    for key, value in state.items():
+        change_state(on_archive, key, value)
+    archive(tmp_path / "data.npz", **arrays)
+    before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+    ended = call("train", "resume=run")
+    assert ended.code == 2
+    assert f"{tmp_path / 'data.npz'} holds other data than the run began with: {difference}" in ended.sentence
+    assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before
+
+
+def test_a_run_whose_checkpoints_count_no_clouds_goes_on(on_archive, call):
+    change_state(on_archive, "num_clouds", None)
+    ended = call("train", "resume=run")
+    assert ended.code == 0, ended.err
+    assert checkpoint.load_training(on_archive / "checkpoints" / "last").numbers["num_clouds"] == 6
+
+
+def test_a_relative_path_that_is_not_there_is_refused_with_the_folder_that_it_was_looked_for_from(
+    on_archive, call, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ended = call("train", f"resume={on_archive}")
+    assert ended.code == 2
+    assert f"dataset.path=data.npz is relative to {tmp_path / 'elsewhere'}" in ended.sentence
+
+
+# Two processes in one folder
+
+
+def test_a_folder_that_another_process_trains_in_is_refused_and_left_as_it_is(on_archive, call, tmp_path):
+    half = on_archive / "checkpoints" / ".writing-step-00000004-4242"
+    half.mkdir()
+    with alone_in(on_archive):
+        before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+        for arguments in (("resume=run",), ("dataset.path=data.npz", *TINY, "hydra.run.dir=run")):
+            ended = call("train", *arguments)
+            assert ended.code == 2
+            assert "another process is working in " in ended.sentence
+            assert "run; it has to end first" in ended.sentence
+        assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before
+        ended = call("sample", "checkpoint=run/checkpoints/step-00000002", "num_clouds=1", "output=drawn", "device=cpu")
+        assert ended.code == 0, ended.err
+    ended = call("train", "resume=run")
+    assert ended.code == 0, ended.err
+    assert not list(on_archive.rglob(".*"))
+
+
+def test_a_run_is_alone_in_its_folder_while_it_trains(call, tmp_path, monkeypatch):
+    archive(tmp_path / "data.npz", points=clouds(6, 64, 3))
+    seen, draw = [], Batches.at
+
+    def at(batches, step):
+        seen.append((tmp_path / "run" / LOCK).exists())
+        with pytest.raises(BlockingIOError), alone_in(tmp_path / "run"):
+            pass
+        return draw(batches, step)
+
+    monkeypatch.setattr(Batches, "at", at)
+    ended = call("train", "dataset.path=data.npz", *TINY, "trainer.max_steps=1", "num_pictured=0", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    assert seen
+    assert all(seen)
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_new_run_does_not_begin_over_damaged_checkpoints(on_archive, call):
+    (on_archive / "checkpoints" / "step-00000002" / "network.safetensors").write_bytes(b"x")
+    before = {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")}
+    ended = call("train", "dataset.path=data.npz", *TINY, "hydra.run.dir=run")
+    assert ended.code == 2
+    assert "already holds step-00000002, which is not whole: network.safetensors: " in ended.sentence
+    assert {path: path.lstat().st_mtime_ns for path in on_archive.rglob("*")} == before

@@ -82,3 +82,16 @@ def test_records_of_a_resumed_run_continue_the_file(tmp_path):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["step"] for record in records] == [10, 20, 30]
     assert records[-1]["loss"] == math.pi
+
+
+DAMAGED = [b"\0\0\0\0", b"", b"[1]", b'{"loss": 1.0}', b'{"step": "2"}', b"\xff", b"[" * 100_000, b'{"step": 2, "lo']
+
+
+def test_lines_that_are_no_record_are_left_out_and_said_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = [b'{"step": 1, "loss": NaN}', b'{"step": 2}']
+    path.write_bytes(b"\n".join([whole[0], *DAMAGED, whole[1], b'{"step": 3}', b""]))
+    with pytest.warns(UserWarning, match=f"damaged lines of {path} that are left out: {len(DAMAGED)}$") as said:
+        JsonLines(path, first_step=2).close()
+    assert len(said) == 1
+    assert path.read_bytes().splitlines() == whole

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from mfcdm import checkpoint
+from mfcdm.datasets import Normalization
+from mfcdm.training.same_data import check_same_data
 from tests.training.runs import state, trainer, validation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +70,8 @@ def test_a_resumed_run_validates_and_knows_its_best(tmp_path):
 WRITER = """
 import os, pathlib, signal, sys
 from mfcdm import checkpoint
+from mfcdm.datasets import Normalization
+from mfcdm.training.same_data import check_same_data
 from tests.training.runs import trainer
 
 flush, left = checkpoint._flush, {when}
@@ -114,3 +119,60 @@ def test_a_process_killed_between_the_two_renames_keeps_the_old_checkpoint(tmp_p
     checkpoint.remove_leftovers(folder.parent)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["last", "step-00000000"]
     assert checkpoint.load(folder.parent / "last").step == 0
+
+
+DAMAGED = [
+    (lambda numbers: numbers.clear(), "training has no ema_updates"),
+    (lambda numbers: numbers.pop("seconds"), "training has no seconds"),
+    (lambda numbers: numbers.pop("refusals"), "training has no refusals"),
+    (lambda numbers: numbers.update(seconds="x"), "training.seconds is 'x'"),
+    (lambda numbers: numbers.update(seconds=float("nan")), "training.seconds is nan"),
+    (lambda numbers: numbers.update(ema_updates=-1), "training.ema_updates is -1"),
+    (lambda numbers: numbers.update(refusals={"a": 1}), "training.refusals is {'a': 1}"),
+    (lambda numbers: numbers.update(refusals={"in_all": "many"}), "training.refusals is"),
+    (lambda numbers: numbers.update(best=3), "training.best is 3"),
+    (lambda numbers: numbers.update(best={"step": 1}), "training.best is {'step': 1}"),
+    (lambda numbers: numbers.update(best={"step": 0.5, "score": 0.1}), "training.best is {'step': 0.5"),
+    (lambda numbers: numbers.update(plateau={"step": None}), "training.plateau is"),
+    (lambda numbers: numbers.update(unfinished=[1]), r"training.unfinished is \[1\]"),
+    (lambda numbers: numbers.update(branching=1), "training.branching is 1"),
+    (lambda numbers: numbers.update(num_clouds="12"), "training.num_clouds is '12'"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGED, ids=[sentence for _, sentence in DAMAGED])
+def test_a_damaged_number_is_named_with_its_file(tmp_path, damage, sentence):
+    folder = trainer(tmp_path).save()
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    damage(state["training"])
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=f"{path} is damaged: {sentence}"):
+        trainer(tmp_path).resume(folder)
+
+
+SAVED = {"mean": [1e3, 0.0], "std": 2.0, "categories": ["a"], "training": {"num_clouds": 3}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({}, None),
+        ({"mean": [1e3 + 1e-4, 1e-5]}, None),  # another order of summation
+        ({"mean": [1e3 + 1e-2, 0.0]}, r"their mean and standard deviation are \(1000.01, 0\) and 2, and were"),
+        ({"mean": [1e3, 0.0, 0.0]}, "their mean"),
+        ({"std": 2.001}, "their mean"),
+        ({"categories": ["b"]}, "the categories are b, and were a"),
+        ({"categories": []}, "the categories are none, and were a"),
+        ({"num_clouds": 1}, "there are 1 cloud, and were 3"),
+    ],
+)
+def test_data_are_compared_with_those_of_a_checkpoint(changed, difference):
+    now = {"mean": SAVED["mean"], "std": SAVED["std"], "categories": SAVED["categories"], "num_clouds": 3, **changed}
+    scale = Normalization(torch.tensor(now["mean"]), torch.tensor(now["std"]))
+    parts = SAVED, scale, now["categories"], now["num_clouds"], "data.npz"
+    if difference is None:
+        check_same_data(*parts)
+        return
+    with pytest.raises(ValueError, match=f"data.npz holds other data than the run began with: {difference}"):
+        check_same_data(*parts)

@@ -11,7 +11,8 @@ import torch
 from mfcdm import checkpoint
 from mfcdm.training import refusals
 from mfcdm.training.json_lines import JsonLines
-from mfcdm.training.refusals import CALM, MAX_HALVINGS, Refusals, RefusedStep
+from mfcdm.training.refusals import CALM, MAX_HALVINGS, MAX_REFUSED, Refusals, RefusedStep, read_refused
+from tests.laws import generator
 from tests.training.runs import scripted, state, trainer, validation
 
 
@@ -188,6 +189,15 @@ def test_a_run_that_is_refused_on_and_on_stops_with_a_diagnosis_that_can_be_repl
     assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 2
 
 
+def test_steps_of_large_batches_are_read_back(tmp_path):
+    found, times = Refusals(), torch.rand(512, generator=generator(0)).tolist()
+    for step in range(1, MAX_REFUSED + 1):
+        found.refuse(RefusedStep(step, 3, times, list(range(1000, 1512)), [*times[1:], math.inf]), tmp_path, 5)
+    seed, steps = read_refused(tmp_path)
+    assert (seed, [step.step for step in steps]) == (5, list(range(1, MAX_REFUSED + 1)))
+    assert all(step.t == times and step.loss == [*times[1:], math.inf] for step in steps)
+
+
 def test_a_diagnosis_is_given_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(refusals, "MAX_REFUSED", 2)
     monkeypatch.setattr(refusals, "whole", full_disk)
@@ -346,6 +356,17 @@ def test_a_picture_that_finds_the_disk_full_is_said_and_the_run_goes_on(tmp_path
     run = trainer(tmp_path, validation=validation())
     monkeypatch.setattr("mfcdm.visualize.whole", full_disk)
     with pytest.warns(UserWarning, match=r"samples/step-0000000[36]\.png could not be written, and the run goes on"):
+        run.run()
+    assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 6
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_goes_on(tmp_path, monkeypatch):
+    def draw(*_):
+        raise ValueError("a cloud must be (N, 2) or (N, 3) to be drawn")
+
+    run = trainer(tmp_path, validation=validation())
+    monkeypatch.setattr(run.judge.validation, "draw", draw)
+    with pytest.warns(UserWarning, match=r"could not be written, and the run goes on: a cloud must be \(N, 2\)"):
         run.run()
     assert checkpoint.load(tmp_path / "checkpoints" / "last").step == 6
 
