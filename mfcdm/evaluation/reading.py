@@ -40,8 +40,8 @@ def read_clouds(path: str | Path, split: str = "val") -> Clouds:
     """
     path = Path(path)
     if path.suffix.lower() in TORCH_SUFFIXES:
-        points = _from_torch(path)
-        clouds = Clouds.join(points, names=[f"{path}: cloud {index}" for index in range(len(points))])
+        held = _from_torch(path)
+        clouds = Clouds.join(held, names=[f"{path}: cloud {index}" for index in range(len(held))])
     else:
         clouds = Clouds.of(open_dataset(path, split=split))
     dim = clouds.x.shape[2]
