@@ -163,6 +163,16 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, name):
     assert page.charts
 
 
+def test_few_characters_that_stand_for_very_many_values_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run", ordinary_records(3))
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 5)]
+    (run / "config.yaml").write_text("\n".join(lines))
+    page = page_of(run)
+    assert "config.yaml could not be read: config.yaml is damaged: it holds more than" in page.text
+    assert page.charts
+
+
 # Safety
 
 

@@ -76,6 +76,7 @@ def test_data_that_are_gone_leave_the_samples_alone(archived, tmp_path):
         ({"normalization": "cube"}, "normalization must be one of"),
         ({"dataset": {"_target_": "os.getcwd"}}, "os.getcwd"),
         ({"dataset": None}, "config.yaml does not say its dataset."),
+        ({"dataset": "mine"}, "dataset=mine must be a group of keys"),
         ({"sde": None}, "lacks sde"),
     ],
 )

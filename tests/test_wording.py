@@ -1,9 +1,10 @@
+import os
 import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mfcdm.wording import counted, spelled
+from mfcdm.wording import counted, printable, spelled
 
 
 def test_one_thing_is_one_thing():
@@ -34,3 +35,9 @@ def test_a_shell_and_hydra_read_the_very_path(path):
 
 def test_a_plain_path_is_spelled_plainly():
     assert spelled("resume", "runs/mine-2_b.1") == "resume=runs/mine-2_b.1"
+
+
+def test_a_name_that_is_no_utf8_can_be_printed():
+    name = printable(os.fsdecode(b"caf\xe9/\xc3\xbc.npy"))
+    assert name == "caf\\udce9/\xfc.npy"
+    name.encode()

@@ -19,7 +19,8 @@ def chosen_labels(model: Checkpoint, wanted: str | int | Sequence[str | int] | N
 
     Args:
         model: to draw from.
-        wanted: names or numbers of classes, one or several; None for no label.
+        wanted: names or numbers of classes, one or several; None for no label. A number is a class of that name where
+            there is one, and only otherwise a position.
         guidance: towards them.
 
     Raises:
@@ -63,11 +64,11 @@ def title(names: Sequence[str], labels: Sequence[int], guidance: float = 1.0) ->
 
 
 def _label(name: str | int, names: list[str], known: str) -> int:
+    if str(name) in names:  # also the number that a folder is called by
+        return names.index(str(name))
     if isinstance(name, int) and 0 <= name < len(names):
         return name
-    if name not in names:
-        raise ValueError(f"class={name} is unknown; the checkpoint has {known}")
-    return names.index(str(name))
+    raise ValueError(f"class={name} is unknown; the checkpoint has {known}")
 
 
 def _saw_labels_alone(model: Checkpoint) -> bool:

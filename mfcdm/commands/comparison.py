@@ -9,12 +9,11 @@ import torch
 
 from mfcdm.checkpoint import Checkpoint
 from mfcdm.commands.console import say
+from mfcdm.commands.outputs import REPORT, SAMPLES
 from mfcdm.commands.scoring import Opened, publish, score
 from mfcdm.datasets import Clouds
 from mfcdm.evaluation import Protocol, check_sets
 from mfcdm.training.scores import RecordedRun
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Comparison:
 
     def finish(self, folder: Path) -> None:
         """Score the samples in a folder, write the report there, print the table, and record the scores."""
-        generated = Opened.at(folder / "samples.npz", "train")
+        generated = Opened.at(folder / SAMPLES, "train")
         publish(score(generated, self.reference, self.protocol, self.device), folder / REPORT, self.run)
 
 

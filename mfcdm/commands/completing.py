@@ -12,7 +12,8 @@ from torch import Tensor
 from mfcdm.atomic import whole
 from mfcdm.commands.classes import class_names, in_turn, title
 from mfcdm.commands.console import Meter, say
-from mfcdm.commands.files import write_ply, write_samples
+from mfcdm.commands.files import write_samples
+from mfcdm.commands.outputs import PICTURE, SAMPLES, remove_earlier, write_plies
 from mfcdm.commands.tasks import Bar, Task
 from mfcdm.conditioning import complete, densify
 from mfcdm.holding import Hold
@@ -99,12 +100,12 @@ def _run(task: Task, wanted: Sequence[Wanted], fill: Fill, folder: Path) -> None
             )
     clouds = _made(task, wanted, fill)
     _write(task, wanted, clouds, folder)
-    _draw(task, wanted, clouds, folder / "samples.png")
+    _draw(task, wanted, clouds, folder / PICTURE)
     sizes = dict.fromkeys(str(cloud.num_particles) for cloud in wanted)
     used, there = min(len(task.given.points), len(clouds)), len(task.given.points)
     say(
         f"{counted(len(clouds), 'cloud')} of {', '.join(sizes)} points, made of {used} of the {there} in "
-        f"{task.given.path}: {folder / 'samples.npz'}, {folder / 'samples.png'}"
+        f"{task.given.path}: {folder / SAMPLES}, {folder / PICTURE}"
     )
 
 
@@ -145,12 +146,12 @@ def _rows(indices: Sequence[int], width: int) -> list[Sequence[int]]:
 def _write(task: Task, wanted: Sequence[Wanted], clouds: list[Tensor], folder: Path) -> None:
     """samples.npz, with `given` (B,), the number of given points, which are the first rows, and one ply a cloud."""
     given = np.array([len(task.given.points[cloud.source]) for cloud in wanted])
-    with whole(folder / "samples.npz") as scratch:
+    remove_earlier(folder)
+    with whole(folder / SAMPLES) as scratch:
         write_samples(scratch, clouds, in_turn(task.labels, len(clouds)))
         with zipfile.ZipFile(scratch, "a") as archive, archive.open("given.npy", "w") as entry:  # an npz is such a zip
             np.save(entry, given)
-    for index, cloud in enumerate(clouds):
-        write_ply(folder / f"sample-{index:04d}.ply", cloud)
+    write_plies(folder, clouds)
 
 
 def _draw(task: Task, wanted: Sequence[Wanted], clouds: list[Tensor], path: Path) -> None:

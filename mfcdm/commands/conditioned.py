@@ -12,6 +12,7 @@ from mfcdm.commands.console import say, warnings_as_lines
 from mfcdm.commands.fetched import checkpoint_folder, loaded
 from mfcdm.commands.given import Given, scheme_of
 from mfcdm.commands.interpolating import interpolated
+from mfcdm.commands.outputs import prepare_folder
 from mfcdm.commands.tasks import Conditioning, Task
 from mfcdm.commands.weighing import weighed
 from mfcdm.samplers import Sampler
@@ -73,7 +74,7 @@ def conditioned_run(name: str, config: dict[str, Any], folder: Path, device: str
             seed=config["seed"],
             batch_size=config["batch_size"],
         )
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where nothing can be written
+        prepare_folder(folder)
         TASKS[name](task, folder)
 
 

@@ -1,7 +1,7 @@
 """The data of a run: the clouds that it trains on, and those that it is validated against."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -56,6 +56,8 @@ def open_data(config: Group, trust: bool) -> CloudDataset:
 
 
 def _opened(config: Group, trust: bool) -> CloudDataset:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"dataset={config} must be a group of keys with a _target_")
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     if (opener := OPENERS.get(config.get("_target_"))) is not None:
         check_arguments(opener, arguments, "dataset.")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mfcdm.atomic import check_writable
 from mfcdm.build import check_arguments
 from mfcdm.commands.scoring import Opened, publish, read_protocol, score
 from mfcdm.evaluation import Report
@@ -25,10 +26,11 @@ def evaluate_run(config: dict[str, Any]) -> Report:
 
 
 def _writable(output: Path) -> Path:
-    """The report's path, whose folder exists: before the work, which would be lost."""
+    """The report's path, once it is known that it can be written: before the work, which would be lost."""
     if output.is_dir():
         raise ValueError(f"output={output} is a folder; give the name of a file, for instance {output}/report.json")
     output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(output)
     return output
 
 

@@ -15,6 +15,7 @@ from mfcdm.datasets.clouds import Scheme
 from mfcdm.datasets.formats import SUFFIXES, read_shape
 from mfcdm.datasets.sampled import SampledShapes
 from mfcdm.datasets.shapes import Surface
+from mfcdm.wording import printable
 
 FEWEST_POINTS = 2  # one point has no shape
 
@@ -53,7 +54,8 @@ class Given:
         """
         dataset = _opened(Path(path), split, num_points)
         points = Clouds.of(dataset).points()
-        names = [dataset.source(index) for index in range(len(points))]  # type: ignore[attr-defined]
+        sources = [dataset.source(index) for index in range(len(points))]  # type: ignore[attr-defined]
+        names = [printable(source) for source in sources]
         for name, cloud in zip(names, points, strict=True):
             if len(cloud) < FEWEST_POINTS:
                 raise ValueError(f"{name} has 1 point; a cloud needs at least {FEWEST_POINTS}")

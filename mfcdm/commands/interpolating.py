@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mfcdm.commands.classes import class_names, in_turn, title
 from mfcdm.commands.console import Meter, say
-from mfcdm.commands.files import write_ply, write_samples
+from mfcdm.commands.files import write_samples
+from mfcdm.commands.outputs import PICTURE, SAMPLES, remove_earlier, write_plies
 from mfcdm.commands.tasks import Bar, Task
 from mfcdm.datasets import Normalization
 from mfcdm.interpolation import interpolate
@@ -91,15 +92,15 @@ def _write(task: Task, rows: list[list[Tensor]], folder: Path) -> None:
     """samples.npz, one ply a frame, and a picture with a row a pair."""
     clouds = [cloud for row in rows for cloud in row]
     labels = in_turn(task.labels, len(rows))
-    write_samples(folder / "samples.npz", clouds, [label for label in labels for _ in rows[0]])
-    for index, cloud in enumerate(clouds):
-        write_ply(folder / f"sample-{index:04d}.ply", cloud)
+    remove_earlier(folder)
+    write_samples(folder / SAMPLES, clouds, [label for label in labels for _ in rows[0]])
+    write_plies(folder, clouds)
     names, classes = [Path(name).name for name in task.given.names], class_names(task.model)
     ways = [f"{first} to {second}" for first, second in zip(names[::2], names[1::2], strict=False)]
     made = [title(classes, labels[pair : pair + 1], task.guidance) for pair in range(len(rows))]
     titles = [f"{way}, {how}" for way, how in zip(ways, made, strict=False)]
-    draw_clouds(folder / "samples.png", rows, titles)
+    draw_clouds(folder / PICTURE, rows, titles)
     say(
         f"{len(rows[0])} frames from one cloud to the other of {counted(len(rows), 'pair')} in {task.given.path}: "
-        f"{folder / 'samples.npz'}, {folder / 'samples.png'}"
+        f"{folder / SAMPLES}, {folder / PICTURE}"
     )

@@ -18,7 +18,8 @@ from mfcdm.commands.console import say, warnings_as_lines
 from mfcdm.commands.data import clouds_to_show
 from mfcdm.commands.drawing import draw, in_words
 from mfcdm.commands.fetched import checkpoint_folder, loaded
-from mfcdm.commands.files import grid, write_ply, write_samples
+from mfcdm.commands.files import grid, write_samples
+from mfcdm.commands.outputs import PICTURE, SAMPLES, check_kept, prepare_folder, remove_earlier, write_plies
 from mfcdm.commands.processes import Crew
 from mfcdm.commands.scoring import Opened, read_protocol
 from mfcdm.evaluation import Protocol
@@ -39,6 +40,9 @@ def sample_run(config: dict[str, Any], folder: Path) -> None:
     device = check_device(f"device={config['device']}", config["device"])
     protocol = read_protocol(config["protocol"])
     task = chosen_task(config)
+    for key in ("evaluate", "complete", "densify", "interpolate"):
+        if config[key] is not None:
+            check_kept(key, config[key], folder)
     if task is not None:
         conditioned_run(task, config, folder, device)
         return
@@ -78,7 +82,7 @@ def _free_run(config: dict[str, Any], folder: Path, device: str, protocol: Proto
     else:
         with warnings_as_lines():
             plan = _planned(config, checkpoint_folder(config["checkpoint"], folder), device, protocol)
-            folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost where it cannot be
+            prepare_folder(folder)
             clouds = _drawn(plan, config)
         _write(plan, clouds, config, folder)
     if plan is not None and plan.comparison is not None:
@@ -101,7 +105,7 @@ def _run_together(
         )
         with processes.together():
             plan = early or _planned(config, source, str(processes.device), protocol)
-        processes.by_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+        processes.by_first(lambda: prepare_folder(folder))
         clouds = _drawn(plan, config, processes)
         processes.by_first(lambda: _write(plan, clouds, config, folder))  # a process that ends removes an empty folder
     return plan if crew.is_first else None
@@ -148,13 +152,13 @@ def _drawn(plan: Plan, config: dict[str, Any], processes: Processes = ALONE) -> 
 
 def _write(plan: Plan, clouds: list[Tensor], config: dict[str, Any], folder: Path) -> None:
     """Write the clouds, and a picture of them."""
-    write_samples(folder / "samples.npz", clouds, plan.labels)
-    for index, cloud in enumerate(clouds):
-        write_ply(folder / f"sample-{index:04d}.ply", cloud)
+    remove_earlier(folder)
+    write_samples(folder / SAMPLES, clouds, plan.labels)
+    write_plies(folder, clouds)
     generated, first = grid(clouds), title(class_names(plan.model), plan.labels, config["guidance"])
     titles = [first, *[""] * (len(generated) - 1), *plan.titles]
-    draw_clouds(folder / "samples.png", generated + plan.rows, titles)
-    say(f"{in_words(len(clouds), plan.sizes)}: {folder / 'samples.npz'}, {folder / 'samples.png'}")
+    draw_clouds(folder / PICTURE, generated + plan.rows, titles)
+    say(f"{in_words(len(clouds), plan.sizes)}: {folder / SAMPLES}, {folder / PICTURE}")
 
 
 def _real_rows(

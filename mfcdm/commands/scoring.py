@@ -56,12 +56,11 @@ def score(generated: Opened, reference: Opened, protocol: Protocol, device: str)
 
 
 def publish(report: Report, path: Path | None, run: RecordedRun | None) -> None:
-    """Write the report, print its table, and record its scores in a training's W&B run, as far as these are given."""
+    """Print a report's table, write the report, and record its scores in a training's W&B run, as far as given."""
+    show(report)  # first: it is there even where the file cannot be
     if path is not None:
         with whole(path) as scratch:
             scratch.write_text(json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
-    show(report)
-    if path is not None:
         say(f"report: {path}")
     if run is not None and run.log(recorded(report), say):
         say(f"scores: also in the W&B run of {run.folder}, at step {run.step}")

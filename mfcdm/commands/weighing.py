@@ -16,13 +16,13 @@ from torch import Tensor
 from mfcdm.atomic import whole
 from mfcdm.commands.classes import class_names
 from mfcdm.commands.console import Meter, say
+from mfcdm.commands.outputs import LIKELIHOOD
 from mfcdm.commands.tasks import Bar, Task
 from mfcdm.evaluation import checksum
 from mfcdm.likelihood import log_likelihood
 from mfcdm.randomness import cloud_generators, standard_normal
 from mfcdm.wording import counted
 
-REPORT = "likelihood.json"
 MIN_WIDTH = 60  # of the table beside the clouds' names, so that no number is cut where stdout is a file
 FORMULA = "log p_data(x) = log p(normalised x) - N D log std"
 
@@ -66,10 +66,10 @@ def weighed(task: Task, folder: Path) -> None:
 
             weights.append(_weight(task, index, cloud, progress))
     report = _report(task, weights)
-    with whole(folder / REPORT) as scratch:
+    _show(report, weights)  # first: it is there even where the file cannot be
+    with whole(folder / LIKELIHOOD) as scratch:
         scratch.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    _show(report, weights)
-    say(f"likelihood: {folder / REPORT}")
+    say(f"likelihood: {folder / LIKELIHOOD}")
 
 
 def _weight(task: Task, index: int, cloud: Tensor, progress: Callable[[float], None]) -> Weight:

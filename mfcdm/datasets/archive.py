@@ -16,6 +16,7 @@ from mfcdm.datasets.archive_tree import Leaf, Node, opened, readable
 from mfcdm.datasets.categories import choose
 from mfcdm.datasets.memory import check_fits
 from mfcdm.datasets.pieces import Pieces
+from mfcdm.datasets.precision import as_float32
 
 
 class CloudArchive(Dataset[dict[str, Any]]):
@@ -84,8 +85,7 @@ class CloudArchive(Dataset[dict[str, Any]]):
         part = int(np.searchsorted(self._edges, index, side="right")) - 1
         with readable(self.path):
             cloud = self._parts[part].cloud(index - int(self._edges[part]))
-            with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-                return torch.from_numpy(cloud.astype(np.float32))
+            return torch.from_numpy(as_float32(cloud, self.source(index)))
 
     def source(self, index: int) -> str:
         """Where cloud `index` lies, for a complaint about it."""

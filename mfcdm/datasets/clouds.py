@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mfcdm.datasets.memory import check_fits, memory
 from mfcdm.datasets.moments import Moments
+from mfcdm.datasets.precision import check_precision
 from mfcdm.wording import counted
 
 Scheme = Literal["global", "per_shape", "box"]
@@ -81,7 +82,8 @@ class Clouds:
         """Pad clouds (N_i, D) to one shape; complaints call them by `names`, or by their position.
 
         Raises:
-            ValueError: if there is no cloud, or one is empty, not (N, D), not finite, or of another dimension.
+            ValueError: if there is no cloud, or one is empty, not (N, D), not finite, of another dimension, or so far
+                from the origin that float32 is too coarse for it.
             MemoryError: if the padded clouds do not fit into memory.
         """
         if not points:
@@ -89,6 +91,7 @@ class Clouds:
         dim = points[0].shape[-1] if points[0].ndim == 2 else None
         for index, cloud in enumerate(points):
             check_cloud(cloud, f"cloud {index}" if names is None else names[index], dim)
+            check_precision(cloud, f"cloud {index}" if names is None else names[index])
         lengths = torch.tensor([len(cloud) for cloud in points])
         size = len(points), int(lengths.max()), points[0].shape[1]
         check_fits(4 * math.prod(size), f"the clouds, padded to {size},")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mfcdm.datasets.formats import SUFFIXES, read_shape
 from mfcdm.datasets.sampled import SampledShapes
 from mfcdm.datasets.shapes import Surface
+from mfcdm.datasets.walking import files_below
 
 _SPLITS = ("train", "val", "test")
 
@@ -18,9 +19,9 @@ _SPLITS = ("train", "val", "test")
 class CloudFolder(SampledShapes):
     """One cloud a file: ply (text and binary), obj, off, stl, xyz, txt and npy, mixed, in sub-folders too.
 
-    Clouds are kept as they are; meshes become `num_points` points that are uniform by area, drawn from the random
-    stream (seed, position of the file). Files are ordered by path; hidden ones are passed over. Every file is opened
-    when its item is asked for.
+    Links to files and folders are followed. Clouds are kept as they are; meshes become `num_points` points that are
+    uniform by area, drawn from the random stream (seed, position of the file). Files are ordered by path; hidden ones
+    are passed over. Every file is opened when its item is asked for.
 
     Sub-folders train, val and test are splits, right below `path` or below a category's folder. The folders that are
     left right below are categories, where there are several and every file lies in one: the label of a file is the
@@ -84,10 +85,9 @@ class CloudFolder(SampledShapes):
 
 def _files_below(folder: Path) -> list[Path]:
     """Paths, relative to the folder, of the files that can be read, in order."""
-    files = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES]
     # Archives made on a Mac hold a hidden twin of every file, which is no mesh.
-    seen = [file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
-    return sorted((file for file in seen if (folder / file).is_file()), key=Path.as_posix)
+    seen = files_below(folder, lambda name: not name.startswith((".", "__MACOSX")))
+    return sorted((file for file in seen if file.suffix.lower() in SUFFIXES), key=Path.as_posix)
 
 
 def _matches(file: Path, pattern: str) -> bool:

@@ -20,6 +20,7 @@ from mfcdm.datasets.clouds import CloudDataset, check_cloud
 from mfcdm.datasets.mapped_index import DTYPES, INDEX, SPLIT, Index, Part, Shard, Split, is_unfinished, unfinished_text
 from mfcdm.datasets.moments import Moments
 from mfcdm.datasets.portion import Portion
+from mfcdm.datasets.precision import check_precision
 from mfcdm.wording import counted
 
 # Names that only `write_archive` gives; nothing else is ever removed.
@@ -79,8 +80,8 @@ def write_archive(
 
     Raises:
         FileExistsError: if the folder holds something else.
-        ValueError: if a cloud is empty, not (N, D), not finite, too large for the type, or has too few points, or if
-            the categories of the splits differ.
+        ValueError: if a cloud is empty, not (N, D), not finite, too large for the type, too far from the origin for
+            float32, or has too few points, or if the categories of the splits differ.
         OSError: if it cannot be written.
     """
     folder, layout = Path(folder), layout or Layout()
@@ -163,6 +164,7 @@ def _write_split(folder: Path, name: str, number: int, portion: Portion, layout:
             x = torch.as_tensor(item["x"])
             dim = dim or (x.shape[-1] if x.ndim == 2 else None)
             check_cloud(x, portion.source(position), dim)
+            check_precision(x, portion.source(position))
             if layout.num_points is not None:
                 x = _subset(x, layout.num_points, portion.source(position), [layout.seed, number, position])
             cloud = _stored(x, layout.dtype, portion.source(position))

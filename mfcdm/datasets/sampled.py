@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from mfcdm.datasets.precision import as_float32
 from mfcdm.datasets.shapes import Surface
 
 
@@ -61,7 +62,8 @@ class SampledShapes(Dataset[dict[str, Any]]):
 
         Raises:
             IndexError: if there is no such cloud.
-            ValueError: if its file cannot be read, has no area, or has coordinates that are not finite.
+            ValueError: if its file cannot be read, has no area, or has coordinates that are not finite or that float32
+                cannot tell apart.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"cloud {index} was asked for, but there are {len(self)}")
@@ -70,8 +72,7 @@ class SampledShapes(Dataset[dict[str, Any]]):
         if isinstance(shape, Surface):
             stream = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index,)))
             shape = shape.sample(self.num_points, stream)
-        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-            item: dict[str, Any] = {"x": torch.from_numpy(np.ascontiguousarray(shape, dtype=np.float32))}
+        item: dict[str, Any] = {"x": torch.from_numpy(as_float32(shape, self.source(index)))}
         if self.labels is not None:
             item["label"] = self.labels[index]
         return item

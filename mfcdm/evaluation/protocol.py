@@ -1,5 +1,6 @@
 """How two sets of clouds are compared, as an object: a number without it cannot be reproduced."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -86,8 +87,8 @@ class Protocol:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
         if (self.pooling == "batches") != (self.batch_size is not None):
             raise ValueError(f"pooling={self.pooling} does not go with batch_size={self.batch_size}")
-        if self.jsd_bounds is not None and not (len(self.jsd_bounds) == 2 and self.jsd_bounds[0] < self.jsd_bounds[1]):
-            raise ValueError(f"jsd_bounds must be two numbers that rise, or null, got {list(self.jsd_bounds)}")
+        if self.jsd_bounds is not None and not _rise(self.jsd_bounds):
+            raise ValueError(f"jsd_bounds must be two finite numbers that rise, or null, got {list(self.jsd_bounds)}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
         if not 0 <= self.seed < 2**63:
@@ -102,6 +103,11 @@ class Protocol:
         }[self.draw_points]
         pooled = "over full sets" if self.pooling == "full" else f"AVERAGED OVER BATCHES OF {self.batch_size}: flatters"
         return f"{self.name}: {points} a cloud, normalization {self.normalization}, EMD {self.emd}, {pooled}"
+
+
+def _rise(bounds: Sequence[float]) -> bool:
+    """Whether bounds are two, with a finite length above 0 between them."""
+    return len(bounds) == 2 and 0 < bounds[1] - bounds[0] < math.inf
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -1,7 +1,8 @@
 """Clouds from the files of this and other projects, and the files' checksums."""
 
 import hashlib
-import pickle
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfcdm.datasets import Clouds, open_dataset
+from mfcdm.datasets.walking import files_below
 from mfcdm.wording import counted
 
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -38,7 +40,8 @@ def read_clouds(path: str | Path, split: str = "val") -> Clouds:
     """
     path = Path(path)
     if path.suffix.lower() in TORCH_SUFFIXES:
-        clouds = Clouds.join(_from_torch(path))
+        held = _from_torch(path)
+        clouds = Clouds.join(held, names=[f"{path}: cloud {index}" for index in range(len(held))])
     else:
         clouds = Clouds.of(open_dataset(path, split=split))
     dim = clouds.x.shape[2]
@@ -55,11 +58,11 @@ def read_clouds(path: str | Path, split: str = "val") -> Clouds:
 
 
 def checksum(path: str | Path) -> str:
-    """The sha256 of a file; of a folder, that of the names and checksums of its files."""
+    """The sha256 of a file; of a folder, that of the names and checksums of its files, links followed."""
     path, digest = Path(path), hashlib.sha256()
     if path.is_dir():
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
+        for file in sorted(files_below(path)):
+            digest.update(os.fsencode(f"{file.as_posix()} {checksum(path / file)}\n"))  # a name may be no UTF-8
         return digest.hexdigest()
     with path.open("rb") as opened:
         while block := opened.read(2**20):
@@ -72,8 +75,12 @@ def _from_torch(path: Path) -> list[Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what looks like another version, where a file is damaged
+            held = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # a parser that meets a damaged file fails in every possible way
         raise ValueError(
             f"{path} cannot be read as tensors: it is damaged, or holds objects that would have to run code; "
             "save the clouds as one tensor, or as npz"

@@ -27,7 +27,7 @@ from mfcdm.metrics import (
 )
 from mfcdm.metrics.all_pairs import Metric
 from mfcdm.metrics.jackknife import labellings
-from mfcdm.metrics.occupancy import Bounds, occupancies
+from mfcdm.metrics.occupancy import MAX_CELLS, Bounds, occupancies
 from mfcdm.metrics.transport import check_size
 from mfcdm.metrics.two_sample import coverage, minimum_matching_distance, one_nearest_neighbour_accuracy
 
@@ -102,8 +102,14 @@ def check_sets(generated: Clouds, reference: Clouds, protocol: Protocol) -> Prep
     """Both sets as `evaluate` compares them; what it would refuse is refused here, before hours of work.
 
     Raises:
-        ValueError: if the sets do not fit together or the protocol, have fewer than 4 clouds, or these are too large.
+        ValueError: if the sets do not fit together or the protocol, have fewer than 4 clouds, or these or the cells
+            of the protocol's grid are too many.
     """
+    if "jsd" in protocol.metrics and protocol.jsd_resolution ** reference.x.shape[2] > MAX_CELLS:
+        raise ValueError(
+            f"protocol.jsd_resolution={protocol.jsd_resolution} makes {protocol.jsd_resolution}^{reference.x.shape[2]} "
+            f"cells; at most {MAX_CELLS:,} are taken"
+        )
     sets = prepare(generated, reference, protocol)
     if len(sets.generated) < FEWEST_CLOUDS:
         raise ValueError(

@@ -16,6 +16,7 @@ import yaml
 
 from mfcdm import checkpoint
 from mfcdm.atomic import whole
+from mfcdm.checkpoint_text import parsed
 from mfcdm.datasets import Clouds
 from mfcdm.report import tables
 from mfcdm.report.records import Records, charts, read_records, thinned
@@ -190,10 +191,10 @@ class _Page:
     def _mapping(self, name: str, read: Any) -> dict[str, Any]:
         """What a file of the folder holds; nothing where it is missing, and a note where it is damaged."""
         try:
-            held = read((self.folder / name).read_text(encoding="utf-8"))
+            held = parsed((self.folder / name).read_text(encoding="utf-8"), read, Path(name))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             self.notes.append(f"{name} could not be read: {' '.join(str(error).split())}")
             return {}
         if not isinstance(held, Mapping):

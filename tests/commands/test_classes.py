@@ -1,6 +1,7 @@
 """Clouds of a class: the final picture of train.py, and sample.py class=... guidance=..."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import yaml
 
 from mfcdm import checkpoint
-from mfcdm.commands.classes import title
+from mfcdm.commands.classes import chosen_labels, title
 from mfcdm.commands.data import clouds_to_show, of_classes
 from mfcdm.datasets import Clouds, ParametricShapes
 from tests.commands.runs import ONE_STEP, SHAPES, archive, change_config, clouds, points
@@ -69,6 +70,13 @@ def test_a_class_goes_by_its_name_or_its_number(sample):
     other, labels = sample("class=lamp", "num_clouds=2")
     assert labels == [4, 4]
     assert np.abs(other - named).max() > 1e-3 * named.std()  # after two steps classes differ little
+
+
+def test_a_number_is_a_name_before_it_is_a_position():
+    known = SimpleNamespace(network=SimpleNamespace(num_classes=3), categories=("1", "2", "10"), config={})
+    assert [chosen_labels(known, wanted, 1.0) for wanted in (1, 2, 10, "10", "1", 0)] == [[0], [1], [2], [2], [0], [0]]
+    with pytest.raises(ValueError, match=r"class=3 is unknown; the checkpoint has 1, 2, 10, or a number from 0 to 2"):
+        chosen_labels(known, 3, 1.0)
 
 
 def test_clouds_take_several_classes_in_turn(sample):

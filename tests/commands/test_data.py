@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfcdm.commands.data import NothingHeldOut, held_out_clouds, open_data
+from mfcdm.commands.data import NothingHeldOut, clouds_to_show, held_out_clouds, open_data
 from mfcdm.datasets import Clouds, ParametricShapes
 from tests.commands.runs import clouds
 
@@ -11,6 +11,15 @@ OFF = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 {}\n3 0 1 2\n"
 
 def held_out(config, num_clouds=4, seed=0) -> Clouds:
     return held_out_clouds(config, True, Clouds.of(open_data(config, True)), num_clouds, seed)
+
+
+@pytest.mark.parametrize("config", ["x", 3, ["x"], None])
+def test_a_data_set_that_is_no_group_is_refused(config):
+    with pytest.raises(ValueError, match="must be a group of keys with a _target_") as raised:
+        open_data(config, False)
+    assert f"dataset={config}" in str(raised.value)
+    with pytest.raises(ValueError, match="must be a group of keys with a _target_"):
+        clouds_to_show(config, False, "global", 1, 8)
 
 
 def test_embedded_shapes_are_held_out_by_their_own_split():

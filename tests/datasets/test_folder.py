@@ -108,6 +108,24 @@ def test_splits_and_categories_are_folders(tmp_path, layout):
         CloudFolder(tmp_path, "val")
 
 
+def test_links_to_folders_and_files_are_followed_once_around(tmp_path):
+    save(tmp_path / "real", "chair/a.npy", "chair/b.npy")
+    save(tmp_path / "elsewhere", "lamp/c.npy", "d.npy")
+    (tmp_path / "real" / "lamp").symlink_to(tmp_path / "elsewhere" / "lamp")
+    (tmp_path / "real" / "table").symlink_to(tmp_path / "elsewhere" / "lamp")  # the same clouds as another category
+    (tmp_path / "real" / "chair" / "d.npy").symlink_to(tmp_path / "elsewhere" / "d.npy")
+    (tmp_path / "real" / "chair" / "again").symlink_to(tmp_path / "real")
+    (tmp_path / "elsewhere" / "lamp" / "again").symlink_to(tmp_path / "elsewhere" / "lamp")
+    folder = CloudFolder(tmp_path / "real")
+    assert names(folder) == ["chair/a.npy", "chair/b.npy", "chair/d.npy", "lamp/c.npy", "table/c.npy"]
+    assert folder.categories == ("chair", "lamp", "table")
+    (tmp_path / "real" / "chair" / "again").unlink()
+    train = tmp_path / "splits" / "train"
+    train.parent.mkdir()
+    train.symlink_to(tmp_path / "real" / "chair")
+    assert names(CloudFolder(tmp_path / "splits", "train")) == ["train/a.npy", "train/b.npy", "train/d.npy"]
+
+
 def test_splits_without_categories(tmp_path):
     save(tmp_path, "train/a.npy", "train/b.npy", "val/c.npy")
     assert names(CloudFolder(tmp_path, "train")) == ["train/a.npy", "train/b.npy"]

@@ -1,5 +1,7 @@
 import hashlib
 import os
+import struct
+from functools import partial
 
 import numpy as np
 import pytest
@@ -100,6 +102,53 @@ def test_files_that_are_damaged_or_absent(tmp_path):
     for name in ("absent.pt", "absent.npz"):
         with pytest.raises(FileNotFoundError, match=name):
             read_clouds(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damage_of_any_kind_names_the_file(zipped, tmp_path):
+    """Flipped bytes and cuts, with what torch's reader raises: IndexError, AssertionError, struct.error and others."""
+    path, rng = tmp_path / "clouds.pt", np.random.default_rng(0)
+    torch.save(CLOUDS, path, _use_new_zipfile_serialization=zipped)
+    held, refused = path.read_bytes(), 0
+    for _ in range(150):
+        damaged = bytearray(held)
+        damaged[rng.integers(min(400, len(held)))] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(len(held))] if rng.random() < 0.2 else damaged)
+        try:
+            read_clouds(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017  most, not all, are refused
+            refused += 1
+    assert refused > 50
+
+
+def test_what_torch_raises_is_a_sentence_but_for_memory_and_permission(tmp_path, monkeypatch):
+    torch.save(CLOUDS, tmp_path / "clouds.pt")
+    expected = [(struct.error, ValueError), (IndexError, ValueError), (AssertionError, ValueError)]
+    for raised, seen in [*expected, (MemoryError, MemoryError), (PermissionError, PermissionError)]:
+        monkeypatch.setattr(torch, "load", partial(failing, raised))
+        with pytest.raises(seen):
+            read_clouds(tmp_path / "clouds.pt")
+
+
+def failing(error, *_, **__):
+    raise error
+
+
+def test_names_that_are_no_utf8_and_links(tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for made in (folder, elsewhere):
+        made.mkdir()
+    for index, cloud in enumerate(CLOUDS):
+        np.save(folder / os.fsdecode(b"caf\xe9%d.npy" % index), cloud.numpy())
+    assert same(read_clouds(folder))
+    before = checksum(folder)
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(folder)
+    assert checksum(folder) == before
+    (elsewhere / "other").write_text("more")
+    assert checksum(folder) != before
 
 
 def test_checksums(tmp_path):

@@ -227,3 +227,11 @@ def test_clouds_too_large_for_an_assignment_are_refused_before_any_work(monkeypa
     mixed = Clouds.join([torch.rand(2100, 3), *torch.rand(3, 2111, 3)])
     with pytest.raises(ValueError, match="between 2,100 and 2,111 points is a linear program of 4,433,100 pairs, more"):
         check_sets(mixed, mixed, replace(protocol, draw_points="all"))
+
+
+def test_a_grid_of_too_many_cells_is_refused_before_any_distance(sets):
+    seen = []
+    with pytest.raises(ValueError, match=r"protocol.jsd_resolution=1000 makes 1000\^3 cells; at most 134,217,728"):
+        evaluate(*sets, replace(QUICK, jsd_resolution=1000), progress=lambda *state: seen.append(state))
+    assert not seen
+    check_sets(*sets, replace(QUICK, jsd_resolution=1000, metrics=("cd",)))  # which has no grid
