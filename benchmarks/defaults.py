@@ -2,8 +2,8 @@
 
 Prints the group "defaults" of ablation.csv as a Markdown table: for every variant and data set the paired differences
 to the default in percent with their 95 % intervals over clouds; lower is better. Chance from run to run is wider than
-these intervals: a difference is bold where it also exceeds that of "another seed", which is the default from other
-first weights and batches.
+these intervals: a difference is bold where it also exceeds what "another seed", the default from other first weights and
+batches, has on either data set.
 """
 
 import argparse
@@ -25,31 +25,30 @@ def by_data(rows: list[Row]) -> dict[str, dict[str, Row]]:
     return found
 
 
-def verdict(row: Row, chance: Row | None, measure: str) -> str:
-    """ "better", "worse" or "", where the difference is within its interval or that of another seed."""
-    difference, interval = float(row[f"{measure}_percent"]), float(row[f"{measure}_interval"])
-    noise = abs(float(chance[f"{measure}_percent"])) if chance else 0.0
-    if abs(difference) <= max(interval, noise):
-        return ""
-    return "better" if difference < 0 else "worse"
+def by_chance(found: dict[str, dict[str, Row]]) -> dict[str, float]:
+    """The largest difference, in percent, that another seed makes to each measure."""
+    rows = [own[CHANCE] for own in found.values() if CHANCE in own]
+    return {measure: max((abs(float(row[f"{measure}_percent"])) for row in rows), default=0.0) for measure in MEASURES}
 
 
-def cell(row: Row | None, chance: Row | None, measure: str) -> str:
-    """A difference with its interval, bold where it is decided."""
+def cell(row: Row | None, chance: float, measure: str) -> str:
+    """A difference with its interval, bold where it is beyond both that and chance."""
     if row is None:
         return "not measured"
-    text = f"{float(row[f'{measure}_percent']):+.1f} ± {float(row[f'{measure}_interval']):.1f}"
-    return f"**{text}**" if verdict(row, chance, measure) else text
+    difference, interval = float(row[f"{measure}_percent"]), float(row[f"{measure}_interval"])
+    text = f"{difference:+.1f} ± {interval:.1f}"
+    return f"**{text}**" if abs(difference) > max(interval, chance) else text
 
 
 def table(rows: list[Row]) -> list[str]:
     """The lines of the Markdown table."""
     found = by_data(rows)
+    chance = by_chance(found)
     variants = dict.fromkeys(name for own in found.values() for name in own if name != "default")
     heads = [f"{data}: {title}" if n == 0 else title for data in found for n, title in enumerate(MEASURES.values())]
     lines = ["| instead of the default | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in variants:
-        cells = [cell(own.get(name), own.get(CHANCE), measure) for own in found.values() for measure in MEASURES]
+        cells = [cell(own.get(name), chance[measure], measure) for own in found.values() for measure in MEASURES]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 

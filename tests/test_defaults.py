@@ -1,5 +1,6 @@
 """The table of the defaults says what the rows say."""
 
+import csv
 import importlib
 from pathlib import Path
 
@@ -13,11 +14,13 @@ def test_a_difference_is_bold_where_it_exceeds_its_interval_and_chance(monkeypat
     def row(difference, interval):
         return {f"surface_{key}": str(value) for key, value in (("percent", difference), ("interval", interval))}
 
-    chance = row(-1.5, 0.2)
-    shown = [defaults.cell(row(*numbers), chance, "surface") for numbers in ((2.0, 0.5), (-2.0, 2.5), (1.2, 0.5))]
+    shown = [defaults.cell(row(*numbers), 1.5, "surface") for numbers in ((2.0, 0.5), (-2.0, 2.5), (1.2, 0.5))]
     assert shown == ["**+2.0 ± 0.5**", "-2.0 ± 2.5", "+1.2 ± 0.5"]
-    assert defaults.cell(chance, chance, "surface") == "-1.5 ± 0.2"
-    assert defaults.cell(None, chance, "surface") == "not measured"
+    assert defaults.cell(None, 1.5, "surface") == "not measured"
+    found = {data: {"another seed": row(chance, 0.1)} for data, chance in (("shapes", -1.5), ("headwear", 0.2))}
+    for own in found.values():
+        own["another seed"] |= {f"{measure}_percent": "0" for measure in defaults.MEASURES if measure != "surface"}
+    assert defaults.by_chance(found) == {"fine_error": 0.0, "surface": 1.5, "redrawn": 0.0}
 
 
 def test_the_table_has_a_row_a_variant_and_a_column_a_measure_and_data_set(monkeypatch):
@@ -34,3 +37,12 @@ def test_the_table_has_a_row_a_variant_and_a_column_a_measure_and_data_set(monke
     lines = defaults.table([*rows, {**rows[1], "group": "others"}])
     assert len(lines) == 3
     assert lines[2] == "| wider |" + " +1.0 ± 1.0 |" * 3 + " not measured |" * 3
+
+
+def test_the_page_has_the_table_of_the_rows(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    defaults = importlib.import_module("defaults")
+    with (ROOT / "benchmarks/ablation.csv").open(newline="") as file:
+        lines = defaults.table(list(csv.DictReader(file)))
+    assert len(lines) > 20
+    assert "\n".join(lines) in (ROOT / "docs/defaults.md").read_text()
