@@ -2,8 +2,8 @@
 
 Prints the group "defaults" of ablation.csv as a Markdown table: for every variant and data set the paired differences
 to the default in percent with their 95 % intervals over clouds; lower is better. Chance from run to run is wider than
-these intervals: a difference is bold where it also exceeds what "another seed", the default from other first weights and
-batches, has on either data set.
+these intervals: a difference is bold where it also exceeds what "another seed", the default from other first weights
+and batches, has on either data set.
 """
 
 import argparse

@@ -17,7 +17,7 @@ shift
 what=("hydra.run.dir=$run" "$@")
 [ -f "$run/config.yaml" ] && what=("resume=$run")
 
-srun python train.py "${what[@]}" "trainer.devices=$SLURM_NTASKS_PER_NODE" "trainer.num_nodes=$SLURM_NNODES"
+srun --kill-on-bad-exit=1 python train.py "${what[@]}" "trainer.devices=$SLURM_NTASKS_PER_NODE" "trainer.num_nodes=$SLURM_NNODES"
 code=$?
 # Two minutes before the time is over SLURM sends SIGTERM: the run has written a checkpoint, and takes another turn.
 [ "$code" -eq 143 ] && scontrol requeue "$SLURM_JOB_ID"

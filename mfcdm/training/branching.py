@@ -155,7 +155,8 @@ class BranchingTrainer(NothingToTrain):
         checkpoint.load_weights(self.raw, state.under("branching."), folder)
         load_moments(self.raw, self.raw_optimizers, state.under("branching_optimizer."))
         numbers = state.numbers["branching"]
-        self.ema.load(checkpoint.read_tensors(folder / checkpoint.BRANCHING_FILE), numbers["updates"])
+        averaged = folder / checkpoint.BRANCHING_FILE
+        self.ema.load(checkpoint.read_tensors(averaged), numbers["updates"], averaged)
         self.refused, self.in_a_row = numbers["refused"], numbers["in_a_row"]
 
     def _refuse(self, step: int) -> None:

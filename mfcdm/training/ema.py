@@ -1,5 +1,7 @@
 """Exponential moving average of the weights."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -34,8 +36,20 @@ class EMA:
             else:
                 self.mean[name].copy_(tensor)
 
-    def load(self, mean: dict[str, Tensor], updates: int) -> None:
-        """Go on from a saved average."""
+    def load(self, mean: dict[str, Tensor], updates: int, path: Path) -> None:
+        """Go on from a saved average.
+
+        Args:
+            mean: the weights by name.
+            updates: that have gone into it.
+            path: of the file that has them, for a complaint.
+
+        Raises:
+            ValueError: if the weights are not those of this network.
+        """
+        for name, tensor in self.mean.items():
+            if name not in mean or mean[name].shape != tensor.shape:
+                raise ValueError(f"{path} does not fit the network: it has no {name} of shape {tuple(tensor.shape)}")
         for name, tensor in self.mean.items():
             tensor.copy_(mean[name])
         self.updates = updates

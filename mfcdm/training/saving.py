@@ -90,7 +90,8 @@ def _load(run: Trainer, folder: Path) -> None:
     checkpoint.load_weights(run.raw, state.under("network."), folder)
     load_moments(run.raw, run.raw_optimizers, state.under("optimizer."))
     run.branching.load(state, folder)
-    run.ema.load(checkpoint.read_tensors(folder / "network.safetensors"), state.numbers["ema_updates"])
+    averaged = folder / "network.safetensors"
+    run.ema.load(checkpoint.read_tensors(averaged), state.numbers["ema_updates"], averaged)
     numbers = state.numbers
     run.step, run.seconds = whole["step"], numbers["seconds"]
     run.refusals = Refusals(**numbers["refusals"]) if "refusals" in numbers else Refusals(numbers["refused"])

@@ -114,6 +114,17 @@ def test_resume_refuses_a_damaged_state(run, call, tmp_path):
     assert "training.safetensors is damaged: network.out.bias holds NaN or infinite numbers" in ended.sentence
 
 
+@pytest.mark.parametrize("change", [lambda tensor: {}, lambda tensor: {"out.bias": tensor[:1]}])
+def test_resume_refuses_averaged_weights_of_another_network(run, call, tmp_path, change):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    path = copy / "checkpoints" / "last" / "network.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | change(tensors.pop("out.bias")), path)
+    ended = call("train", f"resume={copy}")
+    assert ended.code == 2
+    assert "network.safetensors does not fit the network: it has no out.bias of shape (3,)" in ended.sentence
+
+
 def test_resume_runs_nothing_that_a_sampler_holds(run, call, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
     hostile = {"_target_": "os.system", "command": "touch hostile"}

@@ -35,10 +35,10 @@ def test_a_job_trains_on_all_of_its_machines(submit):
     keys = ("experiment=shapes_gpu", "trainer.batch_size=512", "name=two words")
     code, asked = submit("runs/large", *keys)
     assert code == 0
-    assert asked[:3] == ["srun", "python", "train.py"]
-    assert asked[3:] == ["hydra.run.dir=runs/large", *keys, "trainer.devices=8", "trainer.num_nodes=4"]
+    assert asked[:4] == ["srun", "--kill-on-bad-exit=1", "python", "train.py"]
+    assert asked[4:] == ["hydra.run.dir=runs/large", *keys, "trainer.devices=8", "trainer.num_nodes=4"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=asked[3:], return_hydra_config=True)
+        config = compose("train", overrides=asked[4:], return_hydra_config=True)
     assert config.hydra.run.dir == "runs/large"
     assert TrainerOptions(**config.trainer).num_processes == 32
 
@@ -47,7 +47,7 @@ def test_a_job_goes_on_with_a_run_that_has_begun(submit, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     _, asked = submit("run", "experiment=shapes_gpu")
-    assert asked[3:] == ["resume=run", "trainer.devices=8", "trainer.num_nodes=4"]
+    assert asked[4:] == ["resume=run", "trainer.devices=8", "trainer.num_nodes=4"]
 
 
 @pytest.mark.parametrize(("ends_with", "again"), [(143, ["scontrol", "requeue", "77"]), (2, []), (0, [])])
