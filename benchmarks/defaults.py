@@ -4,6 +4,8 @@ Prints the group "defaults" of ablation.csv as a Markdown table: for every varia
 to the default in percent with their 95 % intervals over clouds; lower is better. Chance from run to run is wider than
 these intervals: a difference is bold where it also exceeds what "another seed", the default from other first weights
 and batches, has on either data set.
+
+Then the group "candidates" as a second table: what clouds that are drawn from nothing score, a mean over the seeds.
 """
 
 import argparse
@@ -53,12 +55,24 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
+def drawn(rows: list[Row]) -> list[str]:
+    """The lines of the table of the group "candidates"."""
+    lines = ["| | steps | energy distance | chamfer 1-NNA, % | to the surface of the nearest training shape, % |"]
+    lines.append("|---" * 5 + "|")
+    for row in rows:
+        if row["group"] == "candidates":
+            scores = f"{float(row['energy']):.2f} | {float(row['1nna-cd']):.1f} | {float(row['generated']):.2f}"
+            lines.append(f"| {row['variant']} | {int(row['steps']):,} | {scores} |")
+    return lines
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("ablation.csv"))
     with parser.parse_args().rows.open(newline="") as file:
-        print("\n".join(table(list(csv.DictReader(file)))))
+        rows = list(csv.DictReader(file))
+    print("\n".join([*table(rows), "", *drawn(rows)]))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,5 @@ GROUPS: dict[str, dict[str, str]] = {
         "noise predicted": "network.prediction=noise",
         "3 levels": "subdivision.num_levels=3",
         "one level": "subdivision=none subdivision.num_particles=512",
-        "uniform weights": "objective.level_weights=uniform",
     },
 }
